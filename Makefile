@@ -1,0 +1,98 @@
+# Everything a newcomer or a maintainer runs.  `make` alone lists the targets.
+# One private virtual environment, .venv; each target installs only what it needs, and only once.
+
+PYTHON ?= python3
+ADDR   ?= 127.0.0.1:9000
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test test-pure lint format bench bench-setup bench-framing bench-echo annotate clean \
+        check-machine
+
+help:                 ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build            ## start the echo server on 127.0.0.1:9000 (ADDR=host:port)
+	@$(BIN)/evloop serve echo $(ADDR)
+
+build: $(VENV)/.built ## make the virtual environment and compile the extension
+
+test: build $(VENV)/.test  ## run all tests
+	$(BIN)/python -m pytest
+
+test-pure: build $(VENV)/.test  ## run the tests as a machine without the extension would
+	EVLOOP_PURE=1 $(BIN)/python -m pytest --pure-only
+
+lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd bench/*.pyx
+
+format: $(VENV)/.lint ## format the Python files
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-setup: build $(VENV)/.bench  ## install what is measured against: Twisted, uvloop, gevent, ...
+
+bench: build $(VENV)/.bench  ## pytest-benchmark suites
+	$(BIN)/python -m pytest bench
+
+bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratios
+	$(BIN)/python bench/framing_table.py
+
+bench-echo: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
+	$(BIN)/python -m evloop.bench.echo $(ARGS)
+
+annotate: build       ## Cython's annotated HTML of the extensions, to look at the hot functions
+	EVLOOP_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+	@echo build/cython/evloop/_framing.html
+
+clean:                ## remove everything that was built
+	rm -rf $(VENV) build *.egg-info evloop/*.so bench/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- how the environment is made -------------------------------------------------------------------------------
+
+check-machine:
+	@command -v $(PYTHON) >/dev/null || { echo "evloop needs Python 3.10 or newer: apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "evloop needs Python 3.10 or newer, and $(PYTHON) is older: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "evloop makes a virtual environment, and this Python lacks the module: apt-get install python3-venv" >&2; exit 1; }
+	@test "$$EVLOOP_PURE_BUILD" = 1 || command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
+	  { echo "evloop compiles its framing, and there is no C compiler: apt-get install gcc" >&2; exit 1; }
+	@test "$$EVLOOP_PURE_BUILD" = 1 || $(PYTHON) -c 'import os, sysconfig as s; \
+	  raise SystemExit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' || \
+	  { echo "evloop compiles its framing, and the header Python.h is missing: apt-get install python3-dev" >&2; exit 1; }
+
+$(BIN)/python:
+	@$(MAKE) --no-print-directory check-machine
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade 'pip>=25.1'  # the first pip with --group
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing the build tools ..."
+	@$(PIP) --group build
+	@rm -f $(VENV)/.built && touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard evloop/*.pyx evloop/*.pxd evloop/*.h)
+	@echo "compiling and installing evloop ..."
+	@$(PIP) --no-build-isolation --editable '.[apps]' >$(VENV)/build.log 2>&1 || \
+	  { grep -o 'evloop: the C compiler.*' $(VENV)/build.log | sed 's|above|in $(VENV)/build.log|' | grep . || \
+	    cat $(VENV)/build.log; exit 1; } >&2
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	@$(PIP) --group test && touch $@
+
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	@$(PIP) --group lint && touch $@
+
+$(VENV)/.bench: pyproject.toml bench/setup.py bench/_cloop.pyx bench/_cloop.h | $(BIN)/python
+	@$(PIP) --group bench
+	@cd bench && ../$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@

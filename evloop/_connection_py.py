@@ -1,0 +1,578 @@
+"""A connection in plain Python: one stream of whole frames, from a socket to your protocol and back.
+
+A read goes through the reactor's shared buffer into the decoder; the frames are dispatched; the answers are gathered
+meanwhile and leave with one send.  Nothing here blocks, and nothing is held without a bound:
+
+- input: the decoder's one unfinished frame, and the frames of one read while their delivery is paused;
+- output: ``Limits.high_water`` and what one callback adds; above it the connection stops reading.
+
+A connection ends through one function, ``_close`` (orderly) or ``_finish`` (at once), with one reason.
+
+Rule: nothing in this file may parse bytes or know a server.  Read next: ``_framing_py.py``, ``server.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, Any
+
+from evloop._connection_shared import (
+    DISCARD_BUDGET,
+    FRAMES_PER_TURN,
+    SEND_BUDGET,
+    STATES,
+    ConnectionStats,
+    as_they_are,
+    describe,
+    find_receivers,
+    flush_too_slow,
+    idle_too_long,
+    reason_of,
+    reset_on_close,
+)
+from evloop.addresses import Address
+from evloop.errors import CloseReason, FramingError, TruncatedFrame
+from evloop.framing import FrameDecoder, Framing
+from evloop.limits import Limits
+from evloop.reactor import Core, Endpoint, TimerHandle
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address
+
+if TYPE_CHECKING:
+    from evloop.protocol import Protocol
+
+IMPLEMENTATION = "python"
+
+OPEN, FLUSHING, LINGERING, CLOSED = STATES
+
+
+class Connection(Endpoint):
+    """One stream of whole frames; made by a server or by ``connect()``.
+
+    Attributes:
+        protocol: the object whose callbacks are called.
+        framing: the wire format, or None.
+        context: for the application; a handler function keeps its per-connection state here.  None at first.
+        close_reason: a :class:`CloseReason` once it is closing, else None; final in ``connection_lost``.
+        closed: True once the socket is closed.
+
+    States: OPEN, FLUSHING, LINGERING, CLOSED.
+    Owns: the socket, the decoder, the output.  Does not own: the reactor, the protocol.
+    """
+
+    __slots__ = (
+        # what never changes
+        "_sock", "_fd", "_peer", "_limits", "_on_lost", "_throttle", "protocol", "framing", "context",
+        "_encode", "_decoder", "_receive_many", "_receive_one",
+        # where it is in its life
+        "_state", "close_reason", "_exc", "_timer", "_last_activity",
+        # input: decoded and not delivered, and what comes behind it
+        "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
+        # output
+        "_out", "_corked", "_full", "_write_eof", "_broken", "_events",
+        # counters
+        "_frames_received", "_bytes_received", "_frames_sent", "_bytes_sent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reactor: Core,
+        sock: socket.socket,
+        protocol: Protocol,
+        *,
+        framing: Framing | None,
+        limits: Limits,
+        peer: Address | None = None,
+        on_lost: Callable[[Connection, BaseException | None], None] | None = None,
+        throttle: bool = True,
+    ) -> None:
+        super().__init__(reactor)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._peer = peer
+        self._limits = limits
+        self._on_lost = on_lost
+        self._throttle = throttle  # hold reading while the output is above high_water
+        self.protocol = protocol
+        self.framing = framing
+        self.context: Any = None
+        self._encode: Callable[..., bytes] = as_they_are if framing is None else framing.encode
+        self._decoder = None if framing is None else FrameDecoder(framing, max_frame=limits.max_frame)
+        self._state: str = OPEN
+        self.close_reason: CloseReason | None = None
+        self._exc: BaseException | None = None
+        self._timer: TimerHandle | None = None
+        self._last_activity = 0.0
+        self._pending: deque[Any] = deque()
+        self._fault: FramingError | MemoryError | None = None
+        self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
+            False
+        )
+        self._discarded = 0
+        self._out = bytearray()
+        self._broken: OSError | None = None
+        self._events = 0
+        self._frames_received = self._bytes_received = self._frames_sent = self._bytes_sent = 0
+
+    def start(self) -> None:
+        """Begin: call ``connection_made`` and read.  Called once, by whoever made the connection.
+
+        Raises:
+            TypeError: the protocol has no method that could receive anything.
+        """
+        try:
+            self._dispatch(self._tell, "connection_made", self)
+        finally:  # an exit in the callback leaves the reactor, which may run again
+            if self._state is OPEN:
+                self._guarded(self._find_receivers)
+                if self._limits.idle_timeout:
+                    self._last_activity = self._reactor.time()
+                    self._arm(self._limits.idle_timeout, self._idle)
+            self._continue_soon()
+        self._run_pending()
+
+    # --- for the application -----------------------------------------------------------------------------------
+
+    def send(self, payload: Any, before: bytes = b"", after: bytes = b"") -> None:
+        """Send one frame (without framing: bytes as they are); never blocks.
+
+        What is sent in a callback of this connection leaves with one system call when the callback returns; at other
+        times at once, or at the end of the turn.  On a closing connection it is dropped in silence, since the peer may
+        end it at any moment.
+
+        Args:
+            payload: bytes-like; copied before this returns.
+            before, after: the header bytes around the length field, if the framing has any.
+        Raises:
+            FrameTooLarge: the payload exceeds max_frame; nothing was sent.
+            TypeError, ValueError: as :meth:`Framing.encode`.
+            RuntimeError: after :meth:`write_eof`.
+
+        Reactor thread only.
+        """
+        self._put(self._encode(payload, before, after), 1)
+
+    def send_many(self, payloads: Any) -> None:
+        """Send an iterable of payloads, one frame each, as :meth:`send`; one at fault and nothing was sent."""
+        payloads = list(payloads)
+        frames = b"".join(payloads) if self.framing is None else self.framing.encode_many(payloads)
+        self._put(frames, len(payloads))
+
+    def pause_reading(self) -> None:
+        """Deliver nothing more, from this frame on, until :meth:`resume_reading`.  Idempotent.  Reactor thread only."""
+        self._paused = True
+        self._update_events()
+
+    def resume_reading(self) -> None:
+        """Deliver again, what was held back first, from the next turn on.  Idempotent.  Reactor thread only."""
+        if self._paused:
+            self._paused = False
+            self._continue_soon()
+
+    def is_reading(self) -> bool:
+        """Return whether frames are delivered as they come.  Any thread."""
+        return self._state is OPEN and not (self._paused or self._eof)
+
+    def write_eof(self) -> None:
+        """Close the sending side once the output is flushed; receiving goes on.  Idempotent.  Reactor thread only."""
+        if self._state is OPEN and not self._write_eof:
+            self._write_eof = True
+            self._flush_unless_corked()
+
+    def close(self) -> None:
+        """Close in good order: flush, send the end of the stream, wait briefly for the peer's.  Idempotent.
+
+        Nothing more is delivered; ``connection_lost(None)`` comes in a later turn, after at most ``flush_timeout`` and
+        ``linger`` seconds.  Reactor thread only.
+        """
+        self._close(CloseReason.LOCAL)
+
+    def close_for(self, reason: CloseReason, exc: BaseException | None = None) -> None:
+        """Close as :meth:`close` does, for a *reason* of the caller's.  Reactor thread only."""
+        self._close(reason, exc)
+
+    def abort(self) -> None:
+        """Close at once, dropping the output; the peer sees a reset.  Idempotent.  Reactor thread only."""
+        if self._state is not CLOSED:
+            reset_on_close(self._sock)
+            self._finish(CloseReason.ABORTED)
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closing or closed.  Any thread."""
+        return self._state is not OPEN
+
+    @property
+    def state(self) -> str:
+        """Where the connection is in its life: ``"open"``, ``"flushing"``, ``"lingering"`` or ``"closed"``."""
+        return self._state
+
+    @property
+    def peer(self) -> Address | None:
+        """The peer's address; None when it has none.  Any thread."""
+        if self._peer is None and not self.closed:
+            self._peer = peer_address(self._sock)
+        return self._peer
+
+    @property
+    def local(self) -> Address | None:
+        """This side's address; None once closed.  Any thread."""
+        return None if self.closed else local_address(self._sock)
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """The counters, as :class:`ConnectionStats`.  Any thread."""
+        sent = (self._frames_sent, self._bytes_sent)
+        return ConnectionStats(self._frames_received, self._bytes_received, *sent, len(self._out))
+
+    def fileno(self) -> int:
+        """Return the socket's fd, or -1 once closed.  Any thread."""
+        return -1 if self.closed else self._fd
+
+    def __repr__(self) -> str:
+        return describe(self._state, self.close_reason, self._peer, len(self._out))
+
+    # --- input -------------------------------------------------------------------------------------------------
+
+    def _find_receivers(self) -> None:
+        """Look the protocol's methods up, once: after connection_made, which may have set them."""
+        self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
+
+    def on_readable(self) -> None:
+        """Take what has arrived, at most one shared buffer, and deliver it."""
+        if self._state is not OPEN:
+            return self._discard()
+        buffer = self._reactor.recv_buffer
+        try:
+            size = self._sock.recv_into(buffer)
+        except OSError as exc:
+            if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
+                self._failed_io(exc)
+            return None
+        if size == 0:
+            self._eof = True
+        else:
+            self._bytes_received += size
+            self._touch()
+            self._decode(buffer[:size])
+        return self._run_pending()
+
+    def _decode(self, data: memoryview) -> None:
+        if self._decoder is None:
+            self._pending.append(data.tobytes())
+            return
+        try:
+            self._pending.extend(self._decoder.feed(data))
+        except (FramingError, MemoryError) as exc:
+            # Nothing that was accepted is lost: the frames before the fault are delivered first.
+            self._pending.extend(getattr(exc, "frames", ()))
+            self._fault = exc
+
+    def _run_pending(self) -> None:
+        """Deliver what is decoded, then what follows it in the stream, then look for more."""
+        try:
+            if self._state is OPEN and self._pending and not self._held():
+                self._dispatch(self._deliver)
+            if self._state is OPEN and not self._pending and not self._paused:
+                if self._fault is not None:
+                    self._close(reason_of(self._fault), self._fault)
+                elif self._eof and not self._eof_told:
+                    self._peer_closed()
+        except BaseException:
+            self._continue_soon()  # a callback ends the run, and the reactor may run again
+            raise
+        self._update_events()
+
+    def _held(self) -> bool:
+        """Tell whether nothing may be delivered now."""
+        return self._paused or (self._full and self._throttle)
+
+    def _continue_soon(self) -> None:
+        """Go on in a later turn; once, however often it is asked for, so that nobody gets a larger share."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._reactor.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._scheduled = False
+        if self._full and len(self._out) <= self._limits.low_water:
+            self._full = False
+            if self._state is OPEN:
+                self._dispatch(self._tell, "resume_writing")
+        self._run_pending()
+
+    def _deliver(self) -> None:
+        pending = self._pending
+        if self._receive_many is not None:
+            frames = list(pending)
+            pending.clear()
+            self._frames_received += len(frames)
+            self._receive_many(frames)
+            return
+        receive = self._receive_one
+        assert receive is not None
+        for _ in range(min(len(pending), FRAMES_PER_TURN)):
+            self._frames_received += 1
+            receive(pending.popleft())
+            if self._held() or self._state is not OPEN:
+                return
+        if pending:
+            self._continue_soon()
+
+    def _peer_closed(self) -> None:
+        """The peer's end of the stream, with everything before it delivered."""
+        if self._broken is not None:
+            return self._failed_io(self._broken)
+        if self._decoder is not None:
+            try:
+                self._decoder.eof()
+            except TruncatedFrame as exc:
+                return self._close(CloseReason.TRUNCATED, exc)
+        keep_open = self._dispatch(self._tell, "eof_received")
+        self._eof_told = True
+        if not keep_open:
+            self._close(CloseReason.PEER)
+        return None
+
+    def _discard(self) -> None:
+        """Read and drop, so that the kernel has nothing to answer with a reset; end with the peer's end."""
+        try:
+            size = self._sock.recv_into(self._reactor.recv_buffer)
+        except OSError as exc:
+            if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
+                self._finish()
+            return
+        self._discarded += size
+        if size == 0 or self._discarded > DISCARD_BUDGET:
+            self._finish()
+
+    # --- output ------------------------------------------------------------------------------------------------
+
+    def _put(self, data: bytes, frames: int) -> None:
+        if self._write_eof:
+            raise RuntimeError("send() after write_eof()")
+        if self._state is not OPEN or self._broken is not None:
+            return
+        self._frames_sent += frames
+        self._out += data
+        self._flush_unless_corked()
+
+    def _flush_unless_corked(self) -> None:
+        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
+        if self._corked or self._events & EVENT_WRITE:
+            # Held back, but not without a bound; and a kernel that has refused some says when there is room.
+            if len(self._out) > self._limits.high_water and not self._full:
+                self._send_some()
+        elif self._reactor.dispatching:
+            self._reactor.flush_soon(self)
+        else:
+            self.flush()
+
+    def on_writable(self) -> None:
+        """Write on: the kernel has room again."""
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the kernel takes, then see what that changes."""
+        if self._state is CLOSED or self._state is LINGERING:
+            return
+        self._send_some()
+        if not self._out and not self.closed:
+            if self._state is FLUSHING:
+                self._linger()
+            elif self._write_eof and self._broken is None:
+                self._shutdown()
+        self._update_events()
+
+    def _send_some(self) -> None:
+        """Hand the kernel one send's worth, and see to the water marks."""
+        out = self._out
+        if out and self._broken is None:
+            try:
+                with memoryview(out) as view:
+                    sent = self._sock.send(view[:SEND_BUDGET])
+            except OSError as exc:
+                if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
+                    self._write_failed(exc)
+            else:
+                del out[:sent]  # moves the start of the buffer, not its bytes
+                self._bytes_sent += sent
+                self._touch()
+        self._keep_water_marks()
+
+    def _keep_water_marks(self) -> None:
+        if self._state is not OPEN or self._broken is not None:
+            return
+        if self._full:
+            # In a turn of its own: a producer whose peer reads as fast as it writes must not keep the others waiting.
+            if len(self._out) <= self._limits.low_water:
+                self._continue_soon()
+        elif len(self._out) > self._limits.high_water:
+            self._full = True
+            self._dispatch(self._tell, "pause_writing")
+
+    def _write_failed(self, exc: OSError) -> None:
+        """Nothing more can be sent.  What a peer that is gone has sent may still be held, or readable: that first."""
+        self._out = bytearray()  # and not clear(): the exception's traceback may hold a view of the old one
+        self._broken = exc
+        self._full = False
+        if self._state is not OPEN or self._eof_told or exc.errno not in PEER_GONE:
+            self._failed_io(exc)
+        else:
+            self._continue_soon()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _close(self, reason: CloseReason, exc: BaseException | None = None) -> None:
+        """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""
+        if self._state is not OPEN:
+            return
+        self._state = FLUSHING
+        self.close_reason, self._exc = reason, exc
+        self._pending.clear()
+        self._last_activity = self._reactor.time()
+        self._arm(self._limits.flush_timeout, self._flush_too_slow)
+        self._update_events()
+        self._flush_unless_corked()
+
+    def _linger(self) -> None:
+        """Everything is written: FLUSHING -> LINGERING, unless there is nothing to wait for."""
+        if self._eof or not self._limits.linger or self._broken is not None:
+            return self._finish()
+        self._state = LINGERING
+        self._arm(self._limits.linger, self._finish)
+        self._shutdown()
+        return self._update_events()
+
+    def _shutdown(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # not connected any more; the next read says why
+
+    def _flush_too_slow(self) -> None:
+        seconds, left = self._limits.flush_timeout, len(self._out)
+        if not self._quiet_for(seconds, self._flush_too_slow):
+            return
+        # The first cause is what counts, if there is one.
+        if self._exc is None:
+            self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
+        else:
+            self._finish()
+
+    def _idle(self) -> None:
+        seconds = self._limits.idle_timeout
+        if self._quiet_for(seconds, self._idle):
+            self._close(CloseReason.IDLE, idle_too_long(seconds))
+
+    def _quiet_for(self, seconds: float, callback: Callable[[], object]) -> bool:
+        """Tell whether no byte has moved for so long; if one has, come again when that could be so.
+
+        A timer is not touched when bytes move, it looks at the time of the last one: traffic costs no heap work.
+        """
+        left = self._last_activity + seconds - self._reactor.time()
+        if left > 0:
+            self._arm(left, callback)
+        return left <= 0
+
+    def _failed_io(self, exc: OSError) -> None:
+        # A closing connection keeps its reason, unless that says that all is well: output was lost.
+        if self._state is OPEN or (self._state is FLUSHING and self._exc is None):
+            return self._finish(CloseReason.RESET if exc.errno in PEER_GONE else CloseReason.ERROR, exc)
+        return self._finish()
+
+    def _finish(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> None:
+        """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
+        if self._state is CLOSED:
+            return
+        if reason is not None:
+            self.close_reason, self._exc = reason, exc
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._events:
+            self._reactor.unregister(self._fd)
+            self._events = 0
+        self._peer = self.peer  # asked for in logs, and gone with the socket
+        self._state = CLOSED
+        self.closed = True
+        self._sock.close()
+        self._pending.clear()
+        self._out = bytearray()
+        self._decoder = None
+        # Not from inside whatever called close(): a callback never runs in the middle of another one.
+        self._reactor.call_soon(self._lost)
+
+    def _lost(self) -> None:
+        reactor = self._reactor
+        reactor.dispatching, outer = True, reactor.dispatching  # what it sends to others is a batch, too
+        try:
+            # None where a factory forgot its return: that was the reason of the end, and has been told.
+            if self.protocol is not None:
+                self.protocol.connection_lost(self._exc)
+        finally:
+            reactor.dispatching = outer
+            if self._on_lost is not None:
+                self._on_lost(self, self._exc)
+
+    # --- small parts -------------------------------------------------------------------------------------------
+
+    def _dispatch(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Run a callback of the application; what it sends leaves with one send when it returns."""
+        reactor = self._reactor
+        reactor.dispatching, outer = True, reactor.dispatching
+        self._corked, corked = True, self._corked
+        try:
+            return self._guarded(callback, *args)
+        finally:
+            self._corked = corked
+            reactor.dispatching = outer
+            if not corked:
+                self.flush()
+
+    def _tell(self, name: str, *args: Any) -> Any:
+        return getattr(self.protocol, name)(*args)
+
+    def _guarded(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Run a callback of the application; what it raises ends this connection and no other."""
+        try:
+            return callback(*args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._close(CloseReason.HANDLER, exc)
+            return None
+
+    def _update_events(self) -> None:
+        """Watch for what this state has a use for; the one place that talks to the selector."""
+        events = 0
+        if self._state is LINGERING:
+            events = EVENT_READ
+        elif self._state is OPEN and not (self._eof or self._fault or self._pending or self._paused):
+            # Whoever does not take the answers gets no more questions answered.
+            events = 0 if self._full and self._throttle else EVENT_READ
+        if self._out and self._state in (OPEN, FLUSHING) and self._broken is None:
+            events |= EVENT_WRITE
+        if events == self._events or self._state is CLOSED:
+            return
+        # A selector cannot watch for nothing, so a paused connection is not registered: its reset is noticed when it
+        # resumes or writes, and idle_timeout bounds how long that takes.
+        if not self._events:
+            self._reactor.register(self._fd, events, self)
+        elif not events:
+            self._reactor.unregister(self._fd)
+        else:
+            self._reactor.modify(self._fd, events, self)
+        self._events = events
+
+    def _arm(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Set the one timer that each state has."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._reactor.call_later(seconds, callback)
+
+    def _touch(self) -> None:
+        if self._timer is not None:
+            self._last_activity = self._reactor.time()

@@ -1,0 +1,99 @@
+"""What both connection twins share, written once: bounds, counters, texts of errors.
+
+Rule: nothing in this file may do I/O or know which twin is in use.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any, NamedTuple
+
+from evloop._framing_spec import bytes_view
+from evloop.errors import CloseReason, FrameTooLarge, FramingError
+
+# Frames that one connection may have delivered in a turn.  A read of 256 KiB can hold 65,536 empty ones; at a
+# microsecond a callback, 1,024 keep the others waiting for about a millisecond.
+FRAMES_PER_TURN = 1024
+
+# Bytes that one connection may write in a turn, as many as it may read.
+SEND_BUDGET = 256 * 1024
+
+# Bytes that closing discards while it waits for the peer's end of the stream: a full read more than the peer is likely
+# to have had under way; who sends more is not about to stop.
+DISCARD_BUDGET = 256 * 1024
+
+# SO_LINGER on, with no time: close() sends RST and frees the output at once (socket(7)).
+RESET = struct.pack("ii", 1, 0)
+
+# Where a connection is in its life; it only ever goes down this list.
+STATES = (
+    "open",
+    "flushing",  # closing: the rest of the output is on its way; nothing more is read or delivered
+    "lingering",  # closing: our end of the stream is sent; what comes is discarded until theirs
+    "closed",  # the socket is closed
+)
+
+
+class ConnectionStats(NamedTuple):
+    """Counters of one connection; all ints."""
+
+    frames_received: int  # delivered to the protocol; without framing, reads
+    bytes_received: int  # taken from the kernel
+    frames_sent: int  # accepted by send()
+    bytes_sent: int  # taken by the kernel
+    output: int  # bytes waiting for the kernel to take them
+
+
+def find_receivers(protocol: Any, framed: bool) -> tuple[Any, Any]:
+    """Return the protocol's receiving methods, (of many, of one), either of which may be None.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if not framed:
+        many, one, wanted = None, getattr(protocol, "data_received", None), "data_received, which framing=None needs"
+    else:
+        many, one = getattr(protocol, "frames_received", None), getattr(protocol, "frame_received", None)
+        wanted = "frame_received or frames_received"
+    if many is None and one is None:
+        raise TypeError(f"{type(protocol).__name__} has no method {wanted}")
+    return many, one
+
+
+def as_they_are(payload: Any, before: bytes = b"", after: bytes = b"") -> bytes:
+    """Return the bytes of *payload*: the encoder of an unframed connection; TypeError, ValueError as an encoder's."""
+    if before or after:
+        raise ValueError("before and after are parts of a header, and this connection has no framing")
+    return payload if type(payload) is bytes else bytes_view(payload, "payload").tobytes()
+
+
+def reason_of(fault: FramingError | MemoryError) -> CloseReason:
+    """Return the close reason of what a decoder raised."""
+    if isinstance(fault, MemoryError):
+        return CloseReason.ERROR
+    return CloseReason.FRAME_TOO_LARGE if isinstance(fault, FrameTooLarge) else CloseReason.PROTOCOL
+
+
+def flush_too_slow(left: int, seconds: float) -> TimeoutError:
+    """Return the error of a closing connection whose peer took none of *left* bytes."""
+    return TimeoutError(f"the peer took none of {left} bytes of output for {seconds:g} s (flush_timeout)")
+
+
+def idle_too_long(seconds: float) -> TimeoutError:
+    """Return the error of a connection on which no byte has moved."""
+    return TimeoutError(f"no byte moved for {seconds:g} s (idle_timeout)")
+
+
+def describe(state: str, reason: CloseReason | None, peer: object, output: int) -> str:
+    """Return a connection's repr."""
+    why = f" ({reason.value})" if reason else ""
+    return f"<Connection {state}{why} peer={peer} {output} bytes to send>"
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the coming close of *sock* send a reset."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    except OSError:
+        pass  # the kernel has forgotten the connection: there is nobody to reset

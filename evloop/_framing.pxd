@@ -1,0 +1,81 @@
+# What other Cython modules may cimport: the codec's numbers and the decoder's entry for raw memory.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef class Codec:
+    # the layout, as numbers
+    cdef readonly int before, after, header_size
+    cdef int size                 # bytes of the length field: 1..8, or 0 for a varint
+    cdef int order                # how load() and store() treat the field: size, negative for little-endian
+    cdef bint simple              # the header is the length field alone
+    cdef int64_t delta            # length field minus payload length
+    cdef Py_ssize_t limit         # max_frame
+    cdef const unsigned char* magic_bytes  # owned by `magic`
+    cdef int magic_size
+    cdef int deliver_as           # 0 payload, 1 frame, 2 pair
+    # the layout, as Python sees it
+    cdef readonly object width, byteorder, magic, counts, bias, deliver, max_frame
+    cdef object _layout
+
+    cdef int write_header(self, unsigned char* out, Py_ssize_t length, const unsigned char* before,
+                          const unsigned char* after) noexcept
+    cdef Py_ssize_t header_length(self, Py_ssize_t length) noexcept
+    cdef int check_payload(self, Py_ssize_t length) except -1
+
+
+cdef class FrameDecoder:
+    # what never changes
+    cdef Codec _codec
+    cdef object _spill
+    cdef bint _skip_oversize
+    cdef Py_ssize_t _spill_above
+    # the bound, and the length-field values that the fast loop takes
+    cdef Py_ssize_t _max_frame
+    cdef uint64_t _low, _high, _fast_low, _fast_high
+    # the item being read: its header, its body or sink, how much of it is there
+    cdef int _state
+    cdef int _header_size         # header bytes in the scratch
+    cdef unsigned char[64] _header
+    cdef PyObject* _body          # the final bytes object, or NULL; owned, never exposed before it is whole
+    cdef Py_ssize_t _prefix       # header bytes at the front of the body (deliver="frame")
+    cdef Py_ssize_t _capacity     # payload bytes that the body has room for
+    cdef object _sink
+    cdef Py_ssize_t _filled, _need
+    # what a limit held back, and where we are in the stream
+    cdef list _rest
+    cdef Py_ssize_t _rest_offset
+    cdef int64_t _position
+    cdef bint _busy, _lost
+    cdef object _failure
+    # counters
+    cdef int64_t _frames, _payload_bytes, _largest, _skipped, _skipped_bytes, _copied
+    cdef readonly int64_t _resizes  # how often a body was enlarged; for the tests of the growth policy
+
+    cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room)
+    cdef int _out_of_memory(self, object exc, list items) except -1
+    cdef int _decode(self, const unsigned char* data, Py_ssize_t size, object owner, list items,
+                     Py_ssize_t room) except -1
+    cdef Py_ssize_t _consume(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
+                             Py_ssize_t room) except -1
+    cdef Py_ssize_t _scan(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
+                          Py_ssize_t room) except -1
+    cdef bint _keep(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1
+    cdef Py_ssize_t _read_header(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1
+    cdef int _header_need(self) noexcept
+    cdef int _begin_body(self, Py_ssize_t available) except -1
+    cdef Py_ssize_t _read_body(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1
+    cdef int _grow(self, Py_ssize_t at_least) except -1
+    cdef int _finish(self, list items) except -1
+    cdef int _open_sink(self, bytes header) except -1
+    cdef int _write(self, bytes data) except -1
+    cdef int _sink_raised(self, object exc) except -1
+    cdef int _fail(self, object failure, bint lost=*) except -1
+    cdef object _take_failure(self, list items)
+    cdef int _check_idle(self) except -1
+    cdef int _set_max_frame(self, object value) except -1
+    cdef Py_ssize_t _item_size(self) noexcept
+    cdef Py_ssize_t _rest_bytes(self) noexcept
+    cdef bytes _header_bytes(self)
+    cdef void _drop_body(self) noexcept

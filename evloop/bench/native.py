@@ -1,0 +1,72 @@
+"""Compile the C programs of the benchmark when they are wanted, and keep them in the user's cache directory.
+
+Compiled on demand and not at install, so that whoever never measures needs no compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+FLOOR = HERE / "rivals" / "epoll_echo.c"
+LOAD = HERE / "load.c"
+
+# -O2 is what distributions build with.  Not -march=native: a cache in a shared home may serve another machine.
+FLAGS = ("-O2", "-Wall", "-Wextra")
+
+
+class CompilerError(Exception):
+    """There is no C compiler, or it refused; the message says which, and what to do."""
+
+
+def compiler() -> str:
+    """Return the path of the C compiler: $CC if set, else gcc, else cc; CompilerError if there is none."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "cc"]
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise CompilerError(f"no C compiler: {' and '.join(names)} not found on PATH; apt-get install gcc")
+
+
+def compiler_version(path: str) -> str:
+    """Return the first line of what the compiler says about itself."""
+    found = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return (found.stdout or found.stderr).partition("\n")[0]
+
+
+def cache_directory() -> pathlib.Path:
+    """Return where the programs are kept: evloop-bench in $XDG_CACHE_HOME, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(base) / "evloop-bench"
+
+
+def build(source: pathlib.Path, directory: pathlib.Path | None = None) -> pathlib.Path:
+    """Return the program compiled from *source*, compiling it unless *directory* has it already.
+
+    The name holds a digest of the source, the compiler's version and the flags, so that a stale one is never run.
+
+    Raises:
+        CompilerError: there is no compiler, or it refused the source.
+        OSError: the directory cannot be written; XDG_CACHE_HOME names another.
+    """
+    directory = cache_directory() if directory is None else directory
+    path = compiler()
+    key = hashlib.sha256(source.read_bytes() + repr((compiler_version(path), FLAGS)).encode()).hexdigest()[:16]
+    program = directory / f"{source.stem}-{key}"
+    if program.exists():
+        return program
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Compiled beside its final name and renamed, so that two runs at once never meet half a program.
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        fresh = pathlib.Path(scratch) / "program"
+        command = [path, *FLAGS, "-o", str(fresh), str(source)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode:
+            raise CompilerError(f"{path} refused {source.name}: {found.stderr.strip()}")
+        os.replace(fresh, program)
+    return program

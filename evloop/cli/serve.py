@@ -1,0 +1,204 @@
+"""``evloop serve echo`` and ``evloop serve upper``: a server in the foreground, until SIGTERM or Ctrl-C.
+
+stdout gets one line per address that is listened on, ``LISTENING tcp 127.0.0.1:9000``, once connecting would succeed:
+a script waits for that.  What is for people, hints and logs, goes to stderr.
+
+Rule: nothing in this file may treat a frame; handlers live in ``evloop.apps``.  Read next: ``options.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+import evloop
+from evloop.apps import echo
+from evloop.cli import exits
+from evloop.cli.commands import Command, Commands
+from evloop.cli.logs import log_to_stderr
+from evloop.cli.options import (
+    ADDRESS,
+    DEFAULT_FRAMING,
+    DURATION,
+    Settings,
+    framing_options,
+    framing_within,
+    verbosity_options,
+)
+from evloop.cli.standard_streams import forget_stdout
+from evloop.sockets import explain_bind_error
+
+logger = logging.getLogger("evloop")
+
+# -qq, -q, nothing, -v.
+_LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
+
+# A vanished peer is noticed by nothing else; five minutes is what people expect of a server they type to.
+_IDLE_TIMEOUT = "5m"
+
+
+@click.group(
+    "serve",
+    cls=Commands,
+    examples=("evloop serve echo", "evloop serve upper :9000 --framing varint", "evloop serve echo --help"),
+    subcommand_metavar="PROGRAM [ADDR] [OPTIONS]",
+)
+@verbosity_options
+def command() -> None:
+    """Run a server in the foreground; SIGTERM or Ctrl-C ends it in good order."""
+
+
+def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the limits that are worth a flag; names and meaning are those of evloop.Limits."""
+    options = (
+        click.option(
+            "--idle-timeout",
+            type=DURATION,
+            default=_IDLE_TIMEOUT,
+            show_default=True,
+            envvar="EVLOOP_IDLE_TIMEOUT",
+            show_envvar=True,
+            help="Close a connection on which nothing moves for so long; 0: never.",
+        ),
+        click.option(
+            "--max-connections",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=10_000,
+            show_default=True,
+            envvar="EVLOOP_MAX_CONNECTIONS",
+            show_envvar=True,
+            help="Refuse more; 0: as many as there are file descriptors.",
+        ),
+        click.option(
+            "--backlog",
+            type=click.IntRange(1, 0x7FFFFFFF),
+            metavar="N",
+            default=evloop.Limits().backlog,
+            show_default=True,
+            envvar="EVLOOP_BACKLOG",
+            show_envvar=True,
+            help="Connections that the kernel queues before they are accepted.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
+    """Make ``evloop serve NAME`` of a handler."""
+
+    @command.command(name, cls=Command, help=text, short_help=text.partition(".")[0] + ".", examples=examples)
+    @click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
+    @framing_options
+    @_limit_options
+    @verbosity_options
+    @click.pass_obj
+    def serve(
+        settings: Settings, /, address: evloop.Address, framing: str, max_frame: int | None, **limits: Any
+    ) -> None:
+        log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
+        _serve(handler, address, framing, max_frame, limits, hints=settings.verbosity >= 0)
+
+
+_ADDR = "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path; port 0 takes a free one."
+_add(
+    "echo",
+    echo.Echo,
+    f"Send every message back as it came. {_ADDR}",
+    (
+        "evloop serve echo                         # 127.0.0.1:9000",
+        "evloop serve echo :0 --idle-timeout 30s   # any free port; read the LISTENING line",
+        "evloop serve echo unix:/tmp/echo.sock --framing none",
+    ),
+)
+_add(
+    "upper",
+    echo.upper,
+    f"Send every message back with its letters a-z in upper case. {_ADDR}",
+    (
+        "evloop serve upper                        # 127.0.0.1:9000",
+        "evloop serve upper :9000 --framing i      # for clients with struct.pack('i', n)",
+        "evloop serve upper [::1]:0 --max-frame 64K",
+    ),
+)
+
+
+def _serve(
+    handler: Any,
+    address: evloop.Address,
+    framing_name: str,
+    max_frame: int | None,
+    limits: dict[str, Any],
+    *,
+    hints: bool,
+) -> None:
+    framing = framing_within(framing_name, max_frame)
+    listening = False
+
+    def ready(server: evloop.Server) -> None:
+        nonlocal listening
+        listening = True
+        _announce(server, framing_name, hints=hints)
+
+    try:
+        evloop.serve(handler, address, framing=framing, limits=evloop.Limits(**limits), ready=ready)
+    except OSError as exc:
+        if listening:
+            raise
+        raise exits.Failure(explain_bind_error(address, exc), exits.CANNOT_CONNECT) from exc
+    logger.info("stopped")
+
+
+def _announce(server: evloop.Server, framing_name: str, *, hints: bool) -> None:
+    """Say where the server listens: to programs on stdout, to people on stderr."""
+    lines = "".join(f"LISTENING {address.label}\n" for address in server.addresses)
+    try:
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+    except OSError:
+        # Whoever started the server does not want to know: no reason not to serve.  What the buffer still holds must
+        # not fail again when the interpreter ends.
+        forget_stdout()
+    if hints:
+        with contextlib.suppress(OSError):
+            click.echo("\n".join(how_to_talk(server.address, framing_name)), err=True)
+    exposed = [str(address) for address in server.addresses if not _is_local(address)]
+    if exposed:
+        logger.warning("%s can be reached from the network, and there is no TLS and no password", ", ".join(exposed))
+
+
+def _is_local(address: evloop.Address) -> bool:
+    if address.kind == "unix":
+        return True
+    ip = ipaddress.ip_address(address.host)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def how_to_talk(address: evloop.Address, framing_name: str) -> list[str]:
+    """Return the lines that tell a person how to reach the server at *address*, to be copied into a shell."""
+    target = address.for_client()
+    options = "" if framing_name == DEFAULT_FRAMING else f" --framing {framing_name}"
+    lines = [f"  type to it:     evloop connect {shlex.quote(str(target))}{options}"]
+    # nc knows no abstract names.
+    if not target.path.startswith("@"):
+        where = f"-U {shlex.quote(target.path)}" if target.kind == "unix" else f"{target.host} {target.port}"
+        lines.append(f"  one message:    printf '{_octal(framing_name)}hello' | nc -q1 {where} | xxd")
+    lines.append("  stop it:        Ctrl-C, or kill " + str(os.getpid()))
+    return lines
+
+
+def _octal(framing_name: str) -> str:
+    r"""Return the header of a message of five bytes for printf(1): ``\0\0\0\5``.  No digit may follow it."""
+    framing = framing_within(framing_name, None)
+    return "" if framing is None else "".join(f"\\{byte:o}" for byte in framing.encode(b"hello")[: -len(b"hello")])

@@ -1,0 +1,86 @@
+"""Every bound of a connection and of a server, in one frozen value with each default argued.
+
+Rule: a bound that is not here does not exist for the user; nothing in this file may know how a bound is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one peer, and all of them together, may take.  For times and counts, 0 means no bound.
+
+    Attributes:
+        max_connections: connections a server holds (int >= 0); one more is accepted and closed at once.  0: as many as
+            the process may have file descriptors, less HEAD_ROOM.
+        backlog: connections the kernel queues before they are accepted (int >= 1), at most ``somaxconn``.
+        max_frame: payload bytes of one frame, in both directions (int >= 0); None: the framing's own bound.
+        high_water: output bytes that a connection holds (int >= 0) above which it calls ``pause_writing`` and stops
+            reading: whoever does not take the answers gets no more questions answered.
+        low_water: output bytes (0..high_water) at which it calls ``resume_writing`` and reads again.
+        idle_timeout: seconds without a byte in either direction after which a connection is closed (float >= 0).
+        flush_timeout: seconds that a closing connection waits while the peer takes nothing of the rest of its output
+            (float > 0); a peer that takes some is waited for.
+        linger: seconds that closing then waits for the peer's end of the stream, discarding what still comes
+            (float >= 0).  Closed at once, the kernel would answer unread bytes with a reset, and that can destroy the
+            last answer on its way.
+        drain_timeout: seconds that a stopping server gives all its connections to do both (float >= 0).
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type, out of range, or low_water exceeds high_water.
+    """
+
+    max_connections: int = 0
+    # A burst of connects during a turn of 0.1 s at 10,000 a second; the kernel cuts it to somaxconn, 4096 today.
+    backlog: int = 1024
+    max_frame: int | None = None
+    # asyncio's marks: one socket buffer's worth, and a quarter of it, so that reading does not flap.
+    high_water: int = 64 * 1024
+    low_water: int = 16 * 1024
+    idle_timeout: float = 0.0
+    # Several retransmissions on a poor line; a peer that is alive acknowledges something in that time.
+    flush_timeout: float = 5.0
+    # Long enough for a round trip and a retransmission, short enough that peers which never close cost little.
+    linger: float = 2.0
+    # Below the 10 s after which container runtimes kill a process that was asked to stop.
+    drain_timeout: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_connections", 0), ("backlog", 1), ("high_water", 0), ("low_water", 0)):
+            _integer(name, getattr(self, name), least)
+        if self.max_frame is not None:
+            _integer("max_frame", self.max_frame, 0)
+        for name in ("idle_timeout", "flush_timeout", "linger", "drain_timeout"):
+            _seconds(name, getattr(self, name))
+        if self.flush_timeout == 0:
+            raise ValueError(
+                "flush_timeout must be more than 0: a peer that takes nothing would hold a closing connection"
+            )
+        if self.low_water > self.high_water:
+            raise ValueError(f"low_water {self.low_water} exceeds high_water {self.high_water}")
+
+    def replace(self, **changes: float | None) -> Limits:
+        """Return a copy with some of the limits changed; raises as the constructor does."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+# File descriptors that a server leaves free of connections: its own, logs, and what the application opens.
+HEAD_ROOM = 64
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    # sys.float_info.max and not inf: an int may be larger than any float, and fail where the clock is added to it.
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{name} must be a finite number of seconds >= 0, not {value}")

@@ -1,0 +1,110 @@
+"""Your callbacks, and how a function becomes one.
+
+Rule: nothing in this file may know a socket, a reactor or bytes on the wire.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evloop.connection import Connection
+
+Handler = Callable[["Connection", Any], object]
+
+
+class Protocol:
+    """The callbacks of one connection: one object per connection, asyncio's names and meaning.
+
+    Beside the methods below a protocol has at least one of these; the first that exists is used:
+
+    - ``frames_received(frames: list)``: all frames of one read, in one call;
+    - ``frame_received(frame)``: one frame; ``bytes``, or what the framing's ``deliver`` says;
+    - with ``framing=None``, ``data_received(data: bytes)``: bytes as they come.
+
+    The objects are yours to keep.  Every method is called in the reactor's thread.  An exception that one of them
+    raises closes this connection (``CloseReason.HANDLER``) and no other.
+    """
+
+    def connection_made(self, conn: Connection) -> None:
+        """Called once, before anything else.  Keep *conn* to send."""
+
+    def eof_received(self) -> bool | None:
+        """Called when the peer has closed its side, between frames; nothing more will come.
+
+        Return true to keep the sending side open, and close it yourself later; otherwise the connection is closed once
+        what was sent has been flushed.
+        """
+        return None
+
+    def pause_writing(self) -> None:
+        """Called when the output exceeds ``Limits.high_water``: send no more until ``resume_writing``."""
+
+    def resume_writing(self) -> None:
+        """Called when the output is down to ``Limits.low_water``."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called exactly once, last, if connection_made was called.
+
+        *exc* is None for an orderly end, else what ended the connection; ``conn.close_reason`` says it in one word.
+        """
+
+
+class FunctionProtocol(Protocol):
+    """The protocol of a plain function ``handler(conn, frame)``, or per read with ``framing=None``."""
+
+    frame_received: Callable[[Any], object]
+    data_received: Callable[[bytes], object]
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def connection_made(self, conn: Connection) -> None:
+        self.frame_received = self.data_received = functools.partial(self._handler, conn)
+
+
+def protocol_factory_of(handler: object, protocol_factory: Callable[[], Protocol] | None) -> Callable[[], Protocol]:
+    """Return what makes the protocol of a new connection, from what the user gave.
+
+    A subclass of Protocol makes one object per connection; any other callable is a function, called per frame; a
+    factory is only ever *protocol_factory*.
+
+    Raises:
+        TypeError: both or neither were given, or *handler* is something else.
+    """
+    if (handler is None) == (protocol_factory is None):
+        raise TypeError("give a handler or a protocol_factory, and not both")
+    if protocol_factory is not None:
+        if not callable(protocol_factory):
+            raise TypeError(f"protocol_factory must be callable, not {type(protocol_factory).__name__}")
+        return protocol_factory
+    if inspect.isclass(handler):
+        if issubclass(handler, Protocol):
+            return handler
+        raise TypeError(
+            f"class {handler.__name__} is no evloop.Protocol; to use it as one: protocol_factory={handler.__name__}"
+        )
+    if isinstance(handler, Protocol):
+        raise TypeError("a handler is a Protocol class, not an object of it: each connection gets its own")
+    if not callable(handler):
+        raise TypeError(f"a handler must be a function or a Protocol class, not {type(handler).__name__}")
+    function: Any = handler
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isclass(function):
+        raise TypeError(
+            f"{handler!r} makes objects of a class; to have it called for each connection: protocol_factory="
+        )
+    if _is_suspendable(function) or _is_suspendable(type(function).__call__):
+        raise TypeError(
+            f"{handler!r} is a coroutine function or a generator, and a handler is a plain function, called per frame"
+        )
+    return functools.partial(FunctionProtocol, handler)
+
+
+def _is_suspendable(function: Any) -> bool:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(kind(function) for kind in kinds)

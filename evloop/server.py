@@ -1,0 +1,434 @@
+"""A server: listening sockets, the connections they accept, and an end in good order.
+
+Rule: nothing in this file may parse bytes or parse a command line.  Read next: ``connection.py``, ``sockets.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from selectors import EVENT_READ
+from typing import Any
+
+from evloop.addresses import Address, AddressLike, parse_address
+from evloop.connection import Connection
+from evloop.errors import CloseReason
+from evloop.framing import Framing
+from evloop.limits import HEAD_ROOM, Limits
+from evloop.protocol import Protocol, protocol_factory_of
+from evloop.reactor import Core, Endpoint, Reactor, TimerHandle
+from evloop.sockets import (
+    ACCEPT_RETRY,
+    OUT_OF_RESOURCES,
+    WOULD_BLOCK,
+    address_of,
+    listen,
+    local_address,
+    raise_fd_limit,
+    socket_identity,
+    somaxconn,
+    unlink_unix,
+)
+
+logger = logging.getLogger("evloop")
+
+# Connections accepted per turn and listener.  An accept with its set-up takes about 50 us here, so a storm of connects
+# delays the connected by some 3 ms a turn; the rest waits in the kernel's queue.
+ACCEPTS_PER_TURN = 64
+
+# Seconds that a listener rests when the process or the machine is out of descriptors or memory: at first, and at most.
+# A level-triggered listener that is left watched would spin; the first rest is short because the cause may be.
+ACCEPT_REST = 0.1
+ACCEPT_REST_MAX = 1.0
+
+# Seconds in which one kind of warning is logged once; what came meanwhile is told as a count by the next one.
+WARNING_INTERVAL = 10.0
+
+# Seconds that a server which is left by an exception takes to tell its protocols; a connection_lost takes microseconds.
+FAREWELL = 1.0
+
+_WARNED = frozenset({CloseReason.PROTOCOL, CloseReason.FRAME_TOO_LARGE, CloseReason.TRUNCATED})
+
+
+class Server:
+    """Accept connections on an address and give each its protocol.
+
+    Args:
+        reactor: who drives it.
+        handler: a function ``handler(conn, frame)``, called per frame, or a :class:`Protocol` class.
+        address: as :func:`evloop.parse_address`; ``"127.0.0.1:0"`` takes a free port.
+        framing: the wire format; None: bytes as they come.
+        limits: every bound; see :class:`Limits`.
+        protocol_factory: instead of *handler*, called without arguments for the protocol of each connection.
+        reuse_port: SO_REUSEPORT, for several processes on one port.
+        unix_mode: permissions of a UNIX socket's path.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; max_frame exceeds what the framing can announce.
+
+    States: new, listening, closing (no listener, connections finish), closed.
+    Owns: its listeners and connections.  Does not own: the reactor.
+    """
+
+    def __init__(
+        self,
+        reactor: Core,
+        handler: Any = None,
+        address: AddressLike = "127.0.0.1:9000",
+        *,
+        framing: Framing | None = Framing.U32,
+        limits: Limits | None = None,
+        protocol_factory: Callable[[], Protocol] | None = None,
+        reuse_port: bool = False,
+        unix_mode: int = 0o600,
+    ) -> None:
+        self.reactor = reactor
+        self.framing, self.limits = framing_within(framing, limits)
+        self.connections: set[Connection] = set()
+        self._factory = protocol_factory_of(handler, protocol_factory)
+        self._wanted = parse_address(address)
+        self._reuse_port = reuse_port
+        self._unix_mode = unix_mode
+        self._listeners: list[_Listener] = []
+        self._unix_identity: tuple[int, int] | None = None
+        self._max_connections = 0
+        self._stopped: list[Callable[[], object]] = []
+        self.closing = False  # True once close() or shutdown() was called
+        self._force_timer: TimerHandle | None = None
+        self._warnings = WarningLimit(reactor)
+        self.counters: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Bind, listen and begin to accept.  Reactor thread only.
+
+        Raises:
+            OSError: the address cannot be had; :func:`evloop.sockets.explain_bind_error` says it for people.
+            RuntimeError: started before.
+        """
+        if self._listeners or self.closing:
+            raise RuntimeError("a server is started once")
+        limits = self.limits
+        self._max_connections = _affordable(limits.max_connections)
+        queue = somaxconn()
+        if queue is not None and queue < limits.backlog:
+            logger.warning("backlog=%d is cut to %d by net.core.somaxconn", limits.backlog, queue)
+        sockets = listen(
+            self._wanted,
+            backlog=limits.backlog,
+            reuse_port=self._reuse_port,
+            unix_mode=self._unix_mode,
+            socket_factory=self.reactor.socket_factory,
+        )
+        self._listeners = [_Listener(self, sock) for sock in sockets]
+        if self._wanted.kind == "unix":
+            self._unix_identity = socket_identity(sockets[0])
+
+    @property
+    def addresses(self) -> list[Address]:
+        """The addresses that are listened on, with the real ports; empty before start and after close."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def address(self) -> Address:
+        """The first of :attr:`addresses`; before start and after close the one that was asked for."""
+        return self._listeners[0].address if self._listeners else self._wanted
+
+    def close(self) -> None:
+        """Stop accepting; connections go on.  Idempotent.  Reactor thread only.
+
+        What the kernel has queued is accepted first: those peers have been told that they are connected.
+        """
+        listeners, self._listeners = self._listeners, []
+        self.closing = True
+        # The name goes first: as long as the socket is open nobody else's file can have its inode, and nobody connects
+        # any more between the last accept and the close.
+        if listeners and self._unix_identity is not None:
+            try:
+                unlink_unix(self._wanted, self._unix_identity)
+            except OSError as exc:
+                logger.warning("cannot remove %s: %s", self._wanted, exc.strerror)
+        with contextlib.ExitStack() as stack:  # each is closed, whatever a callback of a queued peer raises
+            for listener in listeners:
+                stack.callback(listener.close)
+            for listener in listeners:
+                listener.accept_queued(self.limits.backlog + 1)
+
+    def shutdown(self, grace: float | None = None, done: Callable[[], object] | None = None) -> None:
+        """Stop accepting, close each connection in good order, and call *done()* when the last one is gone.
+
+        Args:
+            grace: seconds after which those that are left are aborted; None: ``limits.drain_timeout``.
+            done: called once, in the reactor's thread, in a later turn.
+
+        A second call adds its *done*, and its grace replaces the first one's.  Reactor thread only.
+        """
+        self.close()
+        if done is not None:
+            self._stopped.append(done)
+        for conn in list(self.connections):
+            conn.close_for(CloseReason.SHUTDOWN)
+        if self._force_timer is not None:
+            self._force_timer.cancel()
+        self._force_timer = self.reactor.call_later(self.limits.drain_timeout if grace is None else grace, self._force)
+        self._check_stopped()
+
+    def stats(self) -> dict[str, int]:
+        """Return counters: ``connections`` now, ``accepted``, ``refused`` (over the limit, or without a protocol),
+        ``accept_errors``, and ``closed_<reason>`` for each :class:`CloseReason` that occurred.  Any thread.
+        """
+        return {"connections": len(self.connections), **self.counters}
+
+    def __repr__(self) -> str:
+        state = "listening" if self._listeners else "closing" if self.closing else "new"
+        return f"<Server {state} {self.address} {len(self.connections)} connections>"
+
+    def _accepted(self, sock: socket.socket, peer: Address) -> None:
+        if len(self.connections) >= self._max_connections:
+            # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
+            self.counters["refused"] += 1
+            sock.close()
+            self._warnings.log("max_connections", f"refused {peer}: max_connections={self._max_connections} reached")
+            return
+        try:
+            protocol = self._factory()
+            if not hasattr(protocol, "connection_made"):
+                raise TypeError(f"protocol_factory made no Protocol but {type(protocol).__name__}")
+        except Exception as exc:
+            self.counters["refused"] += 1
+            sock.close()
+            self._warnings.log("protocol_factory", f"refused {peer}: the protocol factory failed", exc)
+            return
+        except BaseException:
+            sock.close()
+            raise
+        self.counters["accepted"] += 1
+        conn = Connection(
+            self.reactor, sock, protocol, framing=self.framing, limits=self.limits, peer=peer, on_lost=self._lost
+        )
+        self.connections.add(conn)
+        conn.start()
+
+    def _lost(self, conn: Connection, exc: BaseException | None) -> None:
+        self.connections.discard(conn)
+        assert conn.close_reason is not None
+        self.counters[f"closed_{conn.close_reason.value}"] += 1
+        log_close(conn, exc, self._warnings)
+        self._check_stopped()
+
+    def _force(self) -> None:
+        left = list(self.connections)
+        if left:
+            logger.warning("%d connections did not finish in time and are reset", len(left))
+        for conn in left:
+            conn.abort()
+
+    def _check_stopped(self) -> None:
+        if self.closing and not self.connections:
+            if self._force_timer is not None:
+                self._force_timer.cancel()
+            callbacks, self._stopped = self._stopped, []
+            for callback in callbacks:
+                self.reactor.call_soon(callback)
+
+
+class _Listener(Endpoint):
+    """One listening socket.  Owns: the socket."""
+
+    __slots__ = ("server", "sock", "address", "rest", "resting")
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server.reactor)
+        self.server = server
+        self.sock = sock
+        self.address = local_address(sock)
+        self.rest = ACCEPT_REST  # seconds, of the next one
+        self.resting = False
+        self._reactor.register(sock, EVENT_READ, self)
+
+    def on_readable(self) -> None:
+        self.accept_queued(ACCEPTS_PER_TURN)
+
+    def accept_queued(self, at_most: int) -> None:
+        """Accept what is queued, *at_most* so many."""
+        for _ in range(at_most):
+            if self.closed:  # by a callback of the connection just accepted
+                return
+            try:
+                sock, sockaddr = self.sock.accept()
+            except OSError as exc:
+                if exc.errno in WOULD_BLOCK:
+                    return
+                self.server.counters["accept_errors"] += 1
+                if exc.errno in ACCEPT_RETRY:
+                    continue  # that one peer is gone already; the next may not be
+                self._rest(exc)
+                return
+            self.rest = ACCEPT_REST
+            sock.setblocking(False)
+            # The address that accept gave: asking a socket whose peer has gone since would raise.
+            peer = self.address if self.address.kind == "unix" else address_of(sock.family, sockaddr)
+            self.server._accepted(sock, peer)
+
+    def _rest(self, exc: OSError) -> None:
+        """Stop watching for a while: the connections stay queued, and the loop does not spin on them."""
+        text = f"cannot accept on {self.address}: {exc.strerror}; next try in {self.rest:g} s"
+        if exc.errno in OUT_OF_RESOURCES:
+            text += "; see ulimit -n, and max_connections to refuse in good time"
+        self.server._warnings.log("accept", text)
+        if self.resting:
+            return
+        self.resting = True
+        self._reactor.unregister(self.sock)
+        self._reactor.call_later(self.rest, self._resume)
+        self.rest = min(2 * self.rest, ACCEPT_REST_MAX)
+
+    def _resume(self) -> None:
+        if not self.closed:
+            self.resting = False
+            self._reactor.register(self.sock, EVENT_READ, self)
+
+    def close(self) -> None:
+        """Stop watching and close the socket.  Idempotent."""
+        if not self.closed:
+            self.closed = True
+            if not self.resting:
+                self._reactor.unregister(self.sock)
+            self.sock.close()
+
+
+def serve(
+    handler: Any = None,
+    address: AddressLike = "127.0.0.1:9000",
+    *,
+    framing: Framing | None = Framing.U32,
+    limits: Limits | None = None,
+    protocol_factory: Callable[[], Protocol] | None = None,
+    reuse_port: bool = False,
+    unix_mode: int = 0o600,
+    ready: Callable[[Server], object] | None = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; then stop accepting, flush, close, and return.
+
+    A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside the main thread signals are left alone, and a
+    handler ends the server with ``server.shutdown(done=server.reactor.stop)``.  The soft limit on file descriptors is
+    raised to the hard one.
+
+    Args:
+        ready: called with the :class:`Server` once it accepts; ``server.address`` has the real port.
+        The others: as :class:`Server`.
+    Raises:
+        OSError: the address cannot be had.
+        TypeError, ValueError: as :class:`Server`.
+    """
+    raise_fd_limit()
+    with Reactor() as reactor:
+        server = Server(
+            reactor,
+            handler,
+            address,
+            framing=framing,
+            limits=limits,
+            protocol_factory=protocol_factory,
+            reuse_port=reuse_port,
+            unix_mode=unix_mode,
+        )
+        server.start()
+        try:
+            if threading.current_thread() is threading.main_thread():
+                for sig in (signal.SIGTERM, signal.SIGINT):
+                    reactor.add_signal_handler(sig, _stop, server, reactor, sig)
+            if ready is not None:
+                ready(server)
+            reactor.run_forever()
+        finally:
+            server.close()
+            for conn in list(server.connections):
+                conn.abort()
+            # Left by an exception: every protocol is told its end all the same.
+            reactor.run_until(lambda: not server.connections, deadline=reactor.time() + FAREWELL)
+
+
+def _stop(server: Server, reactor: Reactor, sig: int) -> None:
+    # The second Ctrl-C comes the same way as the first, between two callbacks.  Python's own handler would strike
+    # anywhere, and so in the middle of a close; the price is that it would also have ended a callback that hangs.
+    if sig == signal.SIGINT and server.closing:
+        raise KeyboardInterrupt
+    logger.info(
+        "stopping: %d connections to finish, at most %g s", len(server.connections), server.limits.drain_timeout
+    )
+    server.shutdown(done=reactor.stop)
+
+
+def framing_within(framing: Framing | None, limits: Limits | None) -> tuple[Framing | None, Limits]:
+    """Return both, the framing with the bound of the limits, so that both directions keep the same one.
+
+    Raises:
+        TypeError: *framing* is no Framing, *limits* no Limits; None is either's default.
+        ValueError: the framing cannot announce the limits' max_frame.
+    """
+    if limits is None:
+        limits = Limits()
+    elif not isinstance(limits, Limits):
+        raise TypeError(f"limits must be Limits, not {type(limits).__name__}")
+    if framing is None:
+        return None, limits
+    if not isinstance(framing, Framing):
+        raise TypeError(f"framing must be a Framing or None, not {type(framing).__name__}")
+    return (framing if limits.max_frame is None else framing.replace(max_frame=limits.max_frame)), limits
+
+
+def _affordable(wanted: int) -> int:
+    """Return how many connections the process can have descriptors for, at most *wanted* unless that is 0."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(soft - HEAD_ROOM, 1)
+    if wanted > most:
+        logger.warning("max_connections=%d is cut to %d by the limit of %d open files", wanted, most, soft)
+    return min(wanted, most) if wanted else most
+
+
+class WarningLimit:
+    """Log a warning of one kind once in WARNING_INTERVAL seconds, with a count of those that it stands for.
+
+    A peer can provoke warnings at the rate of its packets, and a log that fills a disk is an outage.
+    """
+
+    def __init__(self, reactor: Core) -> None:
+        self._reactor = reactor
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def log(self, kind: str, text: str, exc: BaseException | None = None) -> None:
+        """Log *text*, with the traceback of *exc*, or count it if its *kind* (one of a few) was logged just now."""
+        now = self._reactor.time()
+        last, suppressed = self._seen.get(kind, (now - WARNING_INTERVAL, 0))
+        if now - last < WARNING_INTERVAL:
+            self._seen[kind] = (last, suppressed + 1)
+            return
+        self._seen[kind] = (now, 0)
+        more = f" (and {suppressed} more of this kind)" if suppressed else ""
+        logger.log(logging.ERROR if exc else logging.WARNING, "%s%s", text, more, exc_info=exc)
+
+
+def log_close(conn: Connection, exc: BaseException | None, warnings: WarningLimit | None = None) -> None:
+    """Write the line that a closed connection deserves: DEBUG, WARNING for a broken protocol, ERROR for our side."""
+    reason = conn.close_reason
+    assert reason is not None
+    text = f"conn.close peer={conn.peer} reason={reason.value}" + (f": {exc}" if exc else "")
+    if reason is CloseReason.HANDLER:
+        if warnings is not None:
+            warnings.log(reason.value, text, exc)
+        else:
+            logger.error(text, exc_info=exc)
+    elif reason in _WARNED:
+        (warnings.log if warnings else _warn)(reason.value, text)
+    else:
+        logger.debug(text)
+
+
+def _warn(kind: str, text: str) -> None:
+    logger.warning(text)

@@ -1,0 +1,364 @@
+"""The echo benchmark: every server that is compared echoes frames, and the load generator believes no wrong one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import subprocess
+import threading
+
+import pytest
+
+from evloop.bench import echo, echo_report, native
+from evloop.bench.echo_run import Programs, RunFailed, environment, parse_case, run, serving
+from evloop.bench.rivals import RIVALS, TUNED_MALLOC, Rival
+
+DEADLINE = 10  # seconds: far above anything here
+MIB = 1 << 20
+SERVERS = [name for name, rival in RIVALS.items() if not rival.tuned]
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time: close() resets
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The floor and the load, compiled into a directory of this run."""
+    directory = tmp_path_factory.mktemp("native")
+    try:
+        return Programs(native.build(native.FLOOR, directory), native.build(native.LOAD, directory), None, None)
+    except native.CompilerError as exc:
+        pytest.skip(f"the floor and the load are C: {exc}")
+
+
+def frame(payload):
+    return struct.pack(">I", len(payload)) + payload
+
+
+def read(sock, count):
+    """Return *count* bytes, or what came before the end of the stream."""
+    data = bytearray()
+    while len(data) < count and (part := sock.recv(min(MIB, count - len(data)))):
+        data += part
+    return bytes(data)
+
+
+@contextlib.contextmanager
+def connected(address):
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=DEADLINE) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield sock
+
+
+@contextlib.contextmanager
+def floor(programs):
+    """Yield a connection to the C server."""
+    with serving(RIVALS["c"], programs) as (_pid, address), connected(address) as sock:
+        yield sock
+
+
+@contextlib.contextmanager
+def impostor(behave):
+    """Yield the address of a server that reads the first bytes of each connection and does what *behave* says."""
+
+    def serve():
+        while True:
+            sock, _ = listener.accept()
+            with sock:
+                if not (message := sock.recv(65536)):
+                    return
+                behave(sock, message)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            yield address
+        finally:
+            with connected(address):
+                pass  # the connection without a byte that ends it
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+
+
+def load(programs, address, *options):
+    """Run the load generator against an address; return its exit code and what it said."""
+    command = [programs.load, "-n", "20", "-w", "0", "-t", "5", *options, address]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return found.returncode, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_server_frames_whole_cut_and_glued_are_echoed(name, programs):
+    """A server that is fast because it echoes something else than frames would win every row."""
+    rival = RIVALS[name]
+    if rival.missing:
+        pytest.skip(f"not installed: pip install {' '.join(rival.missing)}")
+    whole, large = frame(b"whole"), frame(bytes(range(256)) * 1200)
+    glued = b"".join(frame(b"%d" % i * (i % 7)) for i in range(500))
+    with serving(rival, programs) as (_pid, address), connected(address) as sock:
+        for stream in (whole, frame(b""), glued, large, frame(b"x" * MIB)):
+            sender = threading.Thread(target=sock.sendall, args=(stream,))
+            sender.start()
+            assert read(sock, len(stream)) == stream
+            sender.join()
+        for byte in whole + frame(b"") + whole:
+            sock.sendall(bytes([byte]))
+        assert read(sock, 2 * len(whole) + 4) == whole + frame(b"") + whole
+
+
+@pytest.mark.parametrize(("length", "echoed"), [(16 * MIB - 1, True), (16 * MIB, True), (16 * MIB + 1, False)])
+def test_floor_frame_at_its_limit_is_echoed_above_is_closed(programs, length, echoed):
+    """A floor that checked nothing would have an unfair start; the frames before the bad one are still answered."""
+    with floor(programs) as sock:
+        sock.sendall(frame(b"before") + struct.pack(">I", length))
+        assert read(sock, 10) == frame(b"before")
+        if not echoed:
+            assert sock.recv(1) == b""
+            return
+        payload = b"\x5a" * length
+        sender = threading.Thread(target=sock.sendall, args=(payload + frame(b"after"),))
+        sender.start()
+        assert read(sock, 4 + length + 9) == struct.pack(">I", length) + payload + frame(b"after")
+        sender.join()
+
+
+def test_floor_peer_that_reads_late_is_not_read_from_and_loses_nothing(programs):
+    """Output without a bound would make the floor cheaper than any server that has one."""
+    with floor(programs) as sock:
+        message = frame(bytes(range(256)) * 100)
+        sock.settimeout(0.3)
+        sent = bytearray()
+        with pytest.raises(TimeoutError):
+            while len(sent) < 64 * MIB:  # the buffers of both ends hold some MiB; then the server must stop reading
+                at = len(sent) % len(message)
+                sent += message[at : at + sock.send(message[at:])]
+        sock.settimeout(DEADLINE)
+        whole = len(sent) // len(message)
+        assert read(sock, whole * len(message)) == message * whole
+
+
+def flip_last_byte(sock, message):
+    sock.sendall(message[:-1] + bytes([message[-1] ^ 1]))
+
+
+def longer(sock, message):
+    sock.sendall(frame(message[4:] + b"!"))
+
+
+def renumbered(sock, message):
+    sock.sendall(message[:4] + bytes([message[4] ^ 1]) + message[5:])
+
+
+def twice(sock, message):
+    sock.sendall(message * 2)
+
+
+def cut(sock, message):
+    sock.sendall(message[:10])
+
+
+def hang_up(_sock, _message):
+    pass
+
+
+def reset(sock, _message):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+def silent(sock, _message):
+    sock.recv(1)  # until the load has given up
+
+
+@pytest.mark.parametrize(
+    ("behave", "options", "code", "said"),
+    [
+        (flip_last_byte, ["-b"], 7, "wrong byte at byte 67 of 68"),
+        (longer, [], 7, "wrong length at byte 3 of 68"),
+        (renumbered, [], 7, "wrong sequence number at byte 4 of 68"),
+        (twice, [], 7, "reply that nobody asked for"),
+        (cut, [], 5, "closed by the server after 0 replies and 10 bytes"),
+        (hang_up, [], 5, "closed by the server after 0 replies"),
+        (reset, [], 5, "Connection reset by peer"),
+        (silent, ["-t", "0.2"], 4, "no byte for 0.2 s"),
+    ],
+)
+def test_load_server_that_answers_wrong_is_named(programs, behave, options, code, said):
+    """A load generator that counts whatever comes back measures nothing."""
+    with impostor(behave) as address:
+        found, text = load(programs, address, *options)
+    assert (found, said in text) == (code, True), text
+
+
+def test_load_nobody_listening_exits_3(programs):
+    """A benchmark script has to tell a dead server from a wrong one."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert load(programs, f"127.0.0.1:{sock.getsockname()[1]}")[0] == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["9000"], ["localhost:9000"], ["127.0.0.1:0"], ["127.0.0.1:65536"], ["127.0.0.1:9", "more"],
+        ["-c", "0", "127.0.0.1:9"], ["-c", "100001", "127.0.0.1:9"], ["-P", "1.5", "127.0.0.1:9"],
+        ["-s", "-1", "127.0.0.1:9"], ["-s", "16777217", "127.0.0.1:9"], ["-d", "nan", "127.0.0.1:9"],
+        ["-w", "x", "127.0.0.1:9"], ["--no-such", "127.0.0.1:9"],
+    ],
+)  # fmt: skip
+def test_load_wrong_arguments_exit_2_with_the_usage(programs, arguments):
+    """An option that is misread in silence is a wrong table."""
+    found = subprocess.run([programs.load, *arguments], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, "usage: load" in found.stderr) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-c", "3", "-P", "5", "-s", "64", "-b"], ["-s", "0"], ["-s", "7", "-P", "3"], ["-s", "8"], ["-s", "9"],
+        ["-c", "2", "-s", "300000", "-P", "2", "-b"], ["-P", "9000", "-n", "20000"], ["--connect-rate", "-c", "4"],
+        ["-c", "1000", "-n", "2000"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_load_honest_server_gives_a_line_of_json(programs, options):
+    """The line is the interface of the load generator."""
+    with serving(RIVALS["c"], programs) as (pid, address):
+        code, text = load(programs, address, *options, "-p", str(pid))
+    assert (code, text.count("\n")) == (0, 1), text
+    found = json.loads(text)
+    assert {key: type(value) for key, value in found.items()} == {
+        "mode": str, "connections": int, "pipeline": int, "size": int, "seconds": float, "messages": int,
+        "messages_per_second": float, "replies_per_read": float, "latency_us": dict, "server_cpu_us": float,
+        "server_busy": float, "load_cpu_us": float, "load_busy": float, "checked": str,
+    }  # fmt: skip
+    assert found["messages"] >= 20
+    assert found["server_cpu_us"] >= 0  # 0: all twenty were answered before the first reading of the server's clock
+    latency = [found["latency_us"][key] for key in ("p50", "p99", "p999", "max")]
+    assert latency == sorted(latency)
+
+
+def test_run_idle_tells_bytes_per_connection(programs):
+    """What an idle connection costs is a promise of the project; the C server shows what is possible."""
+    case = parse_case("idle")._replace(connections=1100)
+    assert 0 <= run(case, RIVALS["c"], programs, 0.1)["bytes_per_connection"] < 1024
+
+
+def test_run_server_that_dies_at_once_is_told_with_its_last_words(programs, tmp_path):
+    """A rival with a broken import must not look like a slow one."""
+    script = tmp_path / "broken.py"
+    script.write_text("raise SystemExit('no luck today')")
+    with pytest.raises(RunFailed, match="broken did not start: no luck today"):
+        run(parse_case("c1p1s1"), Rival("broken", str(script)), programs, 0.1)
+
+
+def test_build_without_compiler_names_gcc(monkeypatch, tmp_path):
+    """Whoever has no compiler should read what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(native.CompilerError, match="gcc and cc not found on PATH; apt-get install gcc"):
+        native.build(native.FLOOR, tmp_path)
+
+
+def test_build_refused_source_tells_the_compilers_words_and_leaves_nothing(programs, tmp_path):
+    """A half-built program in the cache would be run for ever."""
+    source, cache = tmp_path / "bad.c", tmp_path / "cache"
+    source.write_text("int main(void) { return nonsense; }")
+    with pytest.raises(native.CompilerError, match="nonsense"):
+        native.build(source, cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_environment_drops_what_changes_a_server(monkeypatch):
+    """PYTHONASYNCIODEBUG in somebody's shell would halve every asyncio row."""
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    plain, tuned = environment(RIVALS["asyncio-protocol"]), environment(RIVALS["asyncio-protocol+malloc"])
+    assert "PYTHONASYNCIODEBUG" not in plain
+    assert {key for key in plain if key.startswith("MALLOC_")} == set()
+    assert tuned == plain | TUNED_MALLOC
+
+
+@pytest.mark.parametrize("name", ["c10p1s64k", "c1p65536s0", "accept", "idle"])
+def test_parse_case_keeps_the_name(name):
+    """A case is its name: tables of two days are compared by it."""
+    assert parse_case(name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "c1p1", "c1p1s64g", "c1p1s64 ", "C1p1s1", "idle2"])
+def test_parse_case_anything_else_raises(name):
+    """A case that is guessed is a row nobody asked for."""
+    with pytest.raises(ValueError, match="is no case"):
+        parse_case(name)
+
+
+def figures(cpu):
+    latency = {"p50": 10.0, "p99": 20.0}
+    common = {"messages_per_second": 1000.0, "server_busy": 0.5, "rss": MIB, "latency_us": latency}
+    return [{"server_cpu_us": cost, **common} for cost in cpu]
+
+
+def test_report_names_the_rows_that_are_lost():
+    """A table that leaves it to the reader to find the lost rows is advertising."""
+    case = parse_case("c100p1s64")
+    results = {
+        "c": figures([4.0, 8.0]),
+        "evloop-function": figures([8.0, 8.0]),
+        "evloop-batch": figures([4.0, 8.0]),
+        "evloop-pure": "FAILED: exit 7: wrong byte",
+        "uvloop-protocol": figures([5.0, 5.0]),
+    }
+    lost = echo_report.losses(case, results)
+    assert lost == [
+        "c100p1s64: evloop-pure FAILED: exit 7: wrong byte",
+        "c100p1s64: evloop-function costs more than c 1.50x (aim 1.05x), uvloop-protocol 1.60x",
+        "c100p1s64: evloop-batch costs more than uvloop-protocol 1.20x",
+    ]
+    lines = echo_report.table(case, results, "c").splitlines()
+    assert max(len(line) for line in lines) <= 120
+    assert [line.split()[0] for line in lines[2:]] == [
+        "uvloop-protocol", "c", "evloop-batch", "evloop-function", "evloop-pure",
+    ]  # fmt: skip
+    assert "1.50    1.00..2.00" in next(line for line in lines if line.startswith("evloop-function"))
+
+
+@pytest.mark.parametrize(("cost", "lost"), [(1023, False), (1024, False), (1025, True)])
+def test_report_names_an_idle_connection_above_its_aim(cost, lost):
+    """1 KiB an idle connection is a promise; the report has to say when it is broken."""
+    runs = [{"bytes_per_connection": float(cost), "rss": MIB}]
+    said = ["idle: evloop-batch costs more than the aim (1,025 bytes, aim 1,024)"]
+    assert echo_report.losses(parse_case("idle"), {"evloop-batch": runs}) == (said if lost else [])
+
+
+def test_report_missing_rivals_have_their_pip_line():
+    """A rival that is absent in silence looks beaten."""
+    line = echo_report.install_line([RIVALS["c"], Rival("absent-one", "x.py", ("no_such_module_here",))])
+    assert line == "not installed, so not measured: absent-one; pip install no_such_module_here"
+
+
+def test_main_runs_a_case_and_writes_json(programs, tmp_path, monkeypatch, capsys):
+    """The command is what people run; all its parts have to fit."""
+    monkeypatch.setattr(echo, "prepare", lambda: programs)
+    path = tmp_path / "out.json"
+    arguments = ["--cases", "c2p2s16", "--rivals", "evloop-batch", "--rounds", "2", "--seconds", "0.1"]
+    assert echo.main([*arguments, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert {name: len(runs) for name, runs in found["cases"]["c2p2s16"].items()} == {"c": 1, "evloop-batch": 1}
+    said = capsys.readouterr().out
+    assert "evloop:" in said
+    assert max(len(line) for line in said.splitlines()) <= 120
+    assert "rows that evloop loses:" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--cases", "c1"], ["--rivals", "nobody"], ["--rounds", "1"], ["--seconds", "0"], ["--seconds", "x"]],
+    ids=" ".join,
+)
+def test_main_wrong_arguments_exit_2(arguments):
+    """A typing error must not cost an hour of the wrong measurement."""
+    with pytest.raises(SystemExit) as caught:
+        echo.main(arguments)
+    assert caught.value.code == 2
