@@ -3,66 +3,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 
 import pytest
+from kernel import Table
 from reactor_fixtures import READ, pair, patience, recording_endpoint, run_turns
 from twins import needs_compiled
-
-INT, LONG, POINTER = ctypes.c_int, ctypes.c_ssize_t, ctypes.c_void_p
-# name: result, arguments; in the order of struct evl_syscalls
-CALLS = {
-    "epoll_create1": (INT, INT),
-    "epoll_ctl": (INT, INT, INT, INT, POINTER),
-    "epoll_wait": (INT, INT, POINTER, INT, INT),
-    "epoll_pwait2": (INT, INT, POINTER, INT, POINTER, POINTER),
-    "eventfd": (INT, ctypes.c_uint, INT),
-    "recv": (LONG, INT, POINTER, LONG, INT),
-    "send": (LONG, INT, POINTER, LONG, INT),
-    "sendmsg": (LONG, INT, POINTER, INT),
-    "readv": (LONG, INT, POINTER, INT),
-    "writev": (LONG, INT, POINTER, INT),
-    "accept4": (INT, INT, POINTER, POINTER, INT),
-    "shutdown": (INT, INT, INT),
-    "setsockopt": (INT, INT, INT, INT, POINTER, ctypes.c_uint),
-    "getsockopt": (INT, INT, INT, INT, POINTER, POINTER),
-    "close": (INT, INT),
-    "read": (LONG, INT, POINTER, LONG),
-    "write": (LONG, INT, POINTER, LONG),
-    "clock_gettime": (INT, INT, POINTER),
-}
-
-
-class Table:
-    """libc's calls, counted, with some of them replaced; a replacement returns an errno to fail with, or None."""
-
-    def __init__(self, **replaced):
-        self.counts = dict.fromkeys(CALLS, 0)
-        self.keep = []
-        libc = ctypes.CDLL(None, use_errno=True)
-        pointers = [self._pointer(libc, name, replaced.get(name)) for name in CALLS]
-        self.table = (POINTER * len(CALLS))(*pointers)
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, (POINTER, ctypes.c_char_p, POINTER)
-        self.name = ctypes.c_char_p(b"evloop.syscalls")
-        self.capsule = new(ctypes.addressof(self.table), self.name, None)
-
-    def _pointer(self, libc, name, replaced):
-        kind = ctypes.CFUNCTYPE(*CALLS[name], use_errno=True)
-        # glibc has no wrapper for it before 2.35; the reactor is told that the kernel has none either.
-        real = kind((name, libc)) if hasattr(libc, name) else kind(lambda *_: ctypes.set_errno(errno.ENOSYS) or -1)
-
-        def call(*args):
-            self.counts[name] += 1
-            error = replaced(*args) if replaced else None
-            if error:
-                ctypes.set_errno(error)
-                return -1
-            return real(*args)
-
-        self.keep.append(kind(call))
-        return ctypes.cast(self.keep[-1], POINTER).value
 
 
 @pytest.fixture
