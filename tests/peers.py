@@ -20,6 +20,7 @@ import sys
 import time
 
 import pytest
+from kernel import implementation_of, kernel_of
 
 import evloop
 from evloop import CloseReason, Framing, Limits, Protocol, Reactor
@@ -207,18 +208,20 @@ def narrow_pair():
         return listener.accept()[0], theirs
 
 
-class CountingSocket(socket.socket):
-    """A real socket that counts its sends, and accepts sockets that do."""
+def recording_factory():
+    """Return what to give as `socket_factory`, and the list of the fds that it makes, and that its sockets accept."""
+    fds = []
 
-    sends = 0
+    class Recording(socket.socket):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            fds.append(self.fileno())
 
-    def send(self, data, flags=0):
-        self.sends += 1
-        return super().send(data, flags)
+        def accept(self):
+            sock, address = super().accept()
+            return type(self)(fileno=sock.detach()), address
 
-    def accept(self):
-        sock, address = super().accept()
-        return type(self)(fileno=sock.detach()), address
+    return Recording, fds
 
 
 class World:
@@ -233,12 +236,20 @@ class World:
         self.peers = []
         self.recorders = []
         self.served = []  # (connection, exc), as on_lost was called
+        self.connections = []
+        self.kernel = None
 
-    def connect(self, protocol, *, pair=tcp_pair, sock_class=None, framing=U32, reading=False, throttle=True, **limits):
-        """Return a started connection for *protocol*, and its peer."""
+    def spy(self):
+        """Return a `Kernel`, `self.kernel` from now on, of the connections to come; before the first one."""
+        assert not self.connections, "a connection that exists has its system calls already"
+        self.kernel = kernel_of(self.connection_class, self.reactor)
+        return self.kernel
+
+    def connect(self, protocol, *, pair=tcp_pair, prepare=None, framing=U32, reading=False, throttle=True, **limits):
+        """Return a connection for *protocol*, started after ``prepare(connection)``, and its peer."""
         ours, theirs = pair()
-        if sock_class is not None:
-            ours = sock_class(fileno=ours.detach())
+        if self.kernel is not None:
+            ours = self.kernel.attach(ours)
         ours.setblocking(False)
         peer = self.peer(theirs, reading)
         self.recorders += [protocol] if isinstance(protocol, Recorder) else []
@@ -251,7 +262,11 @@ class World:
             on_lost=lambda *args: self.served.append(args),
             throttle=throttle,
         )
-        self.connections = [*getattr(self, "connections", []), conn]
+        self.connections.append(conn)
+        if self.kernel is not None:
+            self.kernel.adopt(conn)
+        if prepare is not None:
+            prepare(conn)
         conn.start()
         return conn, peer
 
@@ -296,7 +311,7 @@ class World:
 
     def close(self):
         """End everything, and check what every world promises."""
-        for conn in getattr(self, "connections", []):
+        for conn in self.connections:
             conn.abort()
         self.turn(3)
         for peer in self.peers:
@@ -309,7 +324,7 @@ class World:
         assert self.errors == []
 
 
-@pytest.fixture(params=IMPLEMENTATIONS, ids=lambda cls: sys.modules[cls.__module__].IMPLEMENTATION)
+@pytest.fixture(params=IMPLEMENTATIONS, ids=implementation_of)
 def connection_class(request):
     """One implementation of the connection."""
     return request.param
@@ -321,6 +336,12 @@ def world(connection_class):
     world = World(connection_class)
     yield world
     world.close()
+
+
+@pytest.fixture
+def kernel(world):
+    """The system calls of that world's connections, to count and to disturb."""
+    return world.spy()
 
 
 @contextlib.contextmanager

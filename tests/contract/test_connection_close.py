@@ -10,7 +10,6 @@ import pytest
 from peers import (
     U32,
     BatchRecorder,
-    CountingSocket,
     DataRecorder,
     FrameRecorder,
     connection_class,

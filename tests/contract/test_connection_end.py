@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 
 import pytest
@@ -16,6 +15,7 @@ from peers import (
     connection_class,
     echo,
     encode,
+    kernel,
     world,
 )
 
@@ -140,25 +140,6 @@ def test_connection_unix_peer_that_is_gone_breaks_a_send_with_epipe(world):
     assert rec.exc.errno == errno.EPIPE
 
 
-class Failing(socket.socket):
-    """A socket whose next send or recv fails with an errno that the kernel does not give on request.
-
-    `send` is a Python function, as that of a TLS socket is, and its traceback holds the view of the output.
-    """
-
-    send_errno = recv_errno = 0
-
-    def send(self, data, flags=0):
-        if self.send_errno:
-            raise OSError(self.send_errno, os.strerror(self.send_errno))
-        return super().send(data, flags)
-
-    def recv_into(self, *args):
-        if self.recv_errno:
-            raise OSError(self.recv_errno, os.strerror(self.recv_errno))
-        return super().recv_into(*args)
-
-
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
@@ -170,34 +151,32 @@ class Failing(socket.socket):
     ],
     ids=lambda value: errno.errorcode.get(value, ""),
 )
-def test_connection_error_of_recv_has_its_reason(world, number, reason):
+def test_connection_error_of_recv_has_its_reason(world, kernel, number, reason):
     """The network's errors are resets; what is this machine's own is an error."""
     rec = FrameRecorder()
-    conn, peer = world.connect(rec, sock_class=Failing)
-    conn._sock.recv_errno = number
+    conn, peer = world.connect(rec)
+    kernel.fail_reads(conn, number)
     peer.write(b"x")
     assert lose(world, rec) is reason
     assert rec.exc.errno == number
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR], ids=errno.errorcode.get)
-def test_connection_interrupted_recv_is_tried_again(world, number):
+def test_connection_interrupted_recv_is_tried_again(world, kernel, number):
     """Neither is an error; the level-triggered selector comes again."""
     rec = FrameRecorder()
-    conn, peer = world.connect(rec, sock_class=Failing)
-    conn._sock.recv_errno = number
+    conn, peer = world.connect(rec)
+    kernel.fail_reads(conn, number, times=3)
     peer.write(FRAME)
-    world.turn(3)
-    conn._sock.recv_errno = 0
     world.until(lambda: rec.frames == [b"hello"])
 
 
 @pytest.mark.parametrize("number", [errno.ECONNRESET, errno.EPIPE], ids=errno.errorcode.get)
-def test_connection_broken_send_reads_the_rest_first(world, number):
+def test_connection_broken_send_reads_the_rest_first(world, kernel, number):
     """A failed send says nothing about what the peer had sent before."""
     rec = FrameRecorder(frame=echo)
-    conn, peer = world.connect(rec, sock_class=Failing)
-    conn._sock.send_errno = number
+    conn, peer = world.connect(rec)
+    kernel.fail_writes(conn, number)
     peer.write(encode(b"1", b"2"))
     world.settle()
     peer.write(encode(b"3"), fin=True)
@@ -207,11 +186,11 @@ def test_connection_broken_send_reads_the_rest_first(world, number):
 
 
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.EIO], ids=errno.errorcode.get)
-def test_connection_send_that_fails_on_a_living_peer_ends_it(world, number):
+def test_connection_send_that_fails_on_a_living_peer_ends_it(world, kernel, number):
     """A connection that hears and is mute for ever would be worse than none: here nobody else ends it."""
     rec = FrameRecorder(frame=echo)
-    conn, peer = world.connect(rec, sock_class=Failing)
-    conn._sock.send_errno = number
+    conn, peer = world.connect(rec)
+    kernel.fail_writes(conn, number)
     peer.write(encode(b"1"))
     world.settle()
     world.turn(5)

@@ -8,13 +8,13 @@ import socket
 import pytest
 from peers import (
     BatchRecorder,
-    CountingSocket,
     DataRecorder,
     FrameRecorder,
     connection_class,
     decode,
     echo,
     encode,
+    kernel,
     narrow_pair,
     tcp_pair,
     world,
@@ -295,29 +295,16 @@ def test_connection_high_water_is_exceeded_by_one_byte(world, extra, paused):
 
 
 @pytest.mark.parametrize(("low", "resumed"), [(0, False), (1, True), (2, True)])
-def test_connection_low_water_is_reached_at_the_mark(world, low, resumed):
+def test_connection_low_water_is_reached_at_the_mark(world, kernel, low, resumed):
     """`down to low_water` includes it: one byte left, and a mark of 0, 1 or 2."""
     rec = FrameRecorder()
-    conn, _peer = world.connect(rec, sock_class=Miser, high_water=10, low_water=low)
-    conn._sock.allowance = 0
+    conn, _peer = world.connect(rec, high_water=10, low_water=low)
+    kernel.allow_writes(conn, 0)
     conn.send(bytes(20))
-    conn._sock.allowance = 23
+    kernel.allow_writes(conn, 23)
     world.turn(5)
     assert conn.stats.output == 1
     assert rec.log == ["made", "pause"] + ["resume"] * resumed
-
-
-class Miser(CountingSocket):
-    """A socket that takes as many bytes as it was allowed, as a kernel short of room does."""
-
-    allowance = 1 << 30
-
-    def send(self, data, flags=0):
-        if not self.allowance:
-            raise BlockingIOError(11, "no room")
-        size = super().send(bytes(data[: self.allowance]), flags)
-        self.allowance -= size
-        return size
 
 
 def fill(world, conn):
@@ -341,16 +328,11 @@ def test_connection_high_water_zero_pauses_as_soon_as_the_kernel_refuses(world):
 
 
 @pytest.mark.parametrize("allowance", [1, 2, 3, 7])
-def test_connection_short_sends_of_any_size_lose_nothing(world, allowance):
+def test_connection_short_sends_of_any_size_lose_nothing(world, kernel, allowance):
     """send(2) may take a part; whoever ignores the rest loses data."""
-
-    class Slicer(Miser):
-        def send(self, data, flags=0):
-            self.allowance = allowance
-            return super().send(data, flags)
-
     rec = FrameRecorder(frame=echo)
-    _conn, peer = world.connect(rec, sock_class=Slicer, reading=True)
+    conn, peer = world.connect(rec, reading=True)
+    kernel.cut_writes(conn, lambda size: allowance)
     frames = [b"%d" % i for i in range(200)]
     peer.write(encode(*frames), fin=True)
     world.until(lambda: rec.lost and peer.ended)
@@ -485,17 +467,7 @@ def test_connection_reset_while_throttled_does_not_call_resume_writing(world):
     assert rec.log == ["made", "pause", "lost"]
 
 
-class Endless(CountingSocket):
-    """A socket that takes everything at once, as a kernel does whose peer reads as fast as we write."""
-
-    taken = 0
-
-    def send(self, data, flags=0):
-        self.taken += len(data)
-        return len(data)
-
-
-def test_connection_producer_into_a_fast_kernel_does_not_recurse(world):
+def test_connection_producer_into_a_fast_kernel_does_not_recurse(world, kernel):
     """Send in resume_writing, be paused, be resumed: in a loop, not in each other, or a fast peer is a crash."""
     left = [2000]
 
@@ -505,13 +477,13 @@ def test_connection_producer_into_a_fast_kernel_does_not_recurse(world):
             rec.conn.send(bytes(400_000))
 
     rec = FrameRecorder(made=produce, resume=produce)
-    conn, _ = world.connect(rec, sock_class=Endless)
+    conn, _ = world.connect(rec, prepare=kernel.swallow_writes)
     world.until(lambda: conn.is_closing() or not (left[0] or conn.stats.output))
     assert conn.close_reason is None
-    assert conn._sock.taken == 2000 * 400_004
+    assert kernel.taken(conn) == 2000 * 400_004
 
 
-def test_connection_producer_into_a_fast_kernel_lets_others_run(world):
+def test_connection_producer_into_a_fast_kernel_lets_others_run(world, kernel):
     """However fast its peer reads, one connection writes a bounded amount in a turn."""
 
     def produce(rec):
@@ -519,7 +491,7 @@ def test_connection_producer_into_a_fast_kernel_lets_others_run(world):
             rec.conn.send(bytes(400_000))
 
     rec = FrameRecorder(made=produce, resume=produce)
-    world.connect(rec, sock_class=Endless)
+    world.connect(rec, prepare=kernel.swallow_writes)
     turns = []
     world.reactor.call_soon(lambda: turns.append(rec.log.count("resume")))
     world.turn()

@@ -15,10 +15,10 @@ import pytest
 from peers import (
     PATIENCE,
     BatchRecorder,
-    CountingSocket,
     FrameRecorder,
     connection_class,
     encode,
+    kernel,
     narrow_pair,
     tcp_pair,
     world,
@@ -29,16 +29,16 @@ from evloop import CloseReason
 LIVES = 400
 
 
-class Moody(CountingSocket):
-    """A socket of a kernel that is short of room now and then: takes a part, or nothing."""
+def moody(dice):
+    """Return the room of a kernel that is short of it now and then: for a part of a write, or for nothing."""
 
-    dice = None
-
-    def send(self, data, flags=0):
-        mood = self.dice.random()
+    def room(size):
+        mood = dice.random()
         if mood < 0.1:
-            raise BlockingIOError(11, "no room")
-        return super().send(data[: self.dice.randint(1, 100_000)] if mood < 0.5 else data, flags)
+            return 0
+        return dice.randint(1, 100_000) if mood < 0.5 else size
+
+    return room
 
 
 class Life:
@@ -52,12 +52,12 @@ class Life:
         kind = dice.choice([FrameRecorder, BatchRecorder])
         actions = ["made", "frame", "frames", "eof", "pause", "resume", "lost"]
         self.rec = kind(**dict.fromkeys(actions, self.callback))
-        socket_class = dice.choice([None, type("Moody", (Moody,), {"dice": dice})])
+        room = dice.choice([None, moody(dice)])
         pair = dice.choice([tcp_pair, narrow_pair, narrow_pair, socket.socketpair])
         high = dice.choice([0, 1000, 65536])
         self.conn, self.peer = world.connect(
-            self.rec, pair=pair, sock_class=socket_class, high_water=high, low_water=high // 4,
-            idle_timeout=dice.choice([0, 30]), linger=dice.choice([0, 2]),
+            self.rec, pair=pair, prepare=lambda conn: world.kernel.cut_writes(conn, room), high_water=high,
+            low_water=high // 4, idle_timeout=dice.choice([0, 30]), linger=dice.choice([0, 2]),
         )  # fmt: skip
 
     def callback(self, rec, *args):
@@ -137,7 +137,7 @@ class Life:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(8))
-def test_connection_random_life_keeps_every_promise(world, block):
+def test_connection_random_life_keeps_every_promise(world, kernel, block):
     """No one thinks of every order of events; dice do."""
     for seed in range(block * LIVES // 8, (block + 1) * LIVES // 8):
         dice = random.Random(seed)

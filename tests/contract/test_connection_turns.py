@@ -8,11 +8,11 @@ import socket
 
 import pytest
 from peers import (
-    CountingSocket,
     FrameRecorder,
     connection_class,
     echo,
     encode,
+    kernel,
     tcp_pair,
     world,
 )
@@ -127,22 +127,22 @@ def test_connection_whose_neighbour_is_reset_in_the_same_turn_is_unharmed(world)
 # --- writes to others ------------------------------------------------------------------------------------------------
 
 
-def test_connection_written_to_from_anothers_callback_is_sent_once_before_the_next_wait(world):
+def test_connection_written_to_from_anothers_callback_is_sent_once_before_the_next_wait(world, kernel):
     """A chat room: a thousand messages of a batch to a member are one system call."""
-    target, peer = world.connect(FrameRecorder(), sock_class=CountingSocket, reading=True)
+    target, peer = world.connect(FrameRecorder(), reading=True)
     sender = FrameRecorder(frame=lambda rec, frame: target.send(frame))
     _, source = world.connect(sender)
     source.write(encode(*[b"%d" % i for i in range(200)]))
     world.until(lambda: len(sender.frames) == 200)
     world.turn(2)
-    assert target._sock.sends == 1
+    assert kernel.sends(target) == 1
     assert len(peer.frames) == 200
 
 
 @pytest.mark.parametrize("where", ["made", "eof", "lost", "pause", "resume"])
-def test_connection_written_to_from_any_callback_of_another_is_sent_once(world, where):
+def test_connection_written_to_from_any_callback_of_another_is_sent_once(world, kernel, where):
     """ "X has joined", "X has left": each is a callback, and each is a batch."""
-    target, peer = world.connect(FrameRecorder(), sock_class=CountingSocket, reading=True)
+    target, peer = world.connect(FrameRecorder(), reading=True)
 
     def tell(rec, *args):
         for i in range(10):
@@ -155,12 +155,12 @@ def test_connection_written_to_from_any_callback_of_another_is_sent_once(world, 
     other.reading = True
     other.write(b"", fin=True)
     world.until(lambda: len(peer.frames) == 10)
-    assert target._sock.sends == 1
+    assert kernel.sends(target) == 1
 
 
-def test_connection_written_to_from_call_soon_is_sent_at_once(world):
+def test_connection_written_to_from_call_soon_is_sent_at_once(world, kernel):
     """Outside of a callback nobody gathers: what is sent is sent."""
-    target, _peer = world.connect(FrameRecorder(), sock_class=CountingSocket, reading=True)
+    target, _peer = world.connect(FrameRecorder(), reading=True)
     seen = []
 
     def tell():
@@ -170,9 +170,9 @@ def test_connection_written_to_from_call_soon_is_sent_at_once(world):
     world.reactor.call_soon(tell)
     world.reactor.call_later(1, tell)
     world.turn()
-    assert (seen, target._sock.sends) == ([0], 1)
+    assert (seen, kernel.sends(target)) == ([0], 1)
     world.advance(1)
-    assert (seen, target._sock.sends) == ([0, 0], 2)
+    assert (seen, kernel.sends(target)) == ([0, 0], 2)
 
 
 def test_connection_written_to_from_anothers_callback_is_paused_at_its_high_water(world):

@@ -11,7 +11,16 @@ import socket
 import threading
 
 import pytest
-from peers import CountingSocket, FrameRecorder, World, connection_class, echo, encode, wait_until, world
+from peers import (
+    FrameRecorder,
+    World,
+    connection_class,
+    echo,
+    encode,
+    recording_factory,
+    wait_until,
+    world,
+)
 
 import evloop
 import evloop.client
@@ -118,13 +127,14 @@ def test_connect_unix_path(world, tmp_path):
 
 def test_connect_uses_the_reactors_socket_factory(listener, connection_class):
     """The seam of simulation."""
-    counting = World(connection_class, socket_factory=CountingSocket)
-    rec = FrameRecorder(made=lambda rec: rec.conn.send(b"x"))
-    connector = dial(counting, address_of(listener), rec)
-    counting.until(lambda: rec.conn)
-    assert rec.conn._sock.sends == 1
-    hang_up(counting, connector, listener.accept()[0])
-    counting.close()
+    factory, fds = recording_factory()
+    world = World(connection_class, socket_factory=factory)
+    rec = FrameRecorder()
+    connector = dial(world, address_of(listener), rec)
+    world.until(lambda: rec.conn)
+    assert fds == [rec.conn.fileno()]
+    hang_up(world, connector, listener.accept()[0])
+    world.close()
 
 
 def test_connect_function_handler_is_called_per_frame(world, listener):

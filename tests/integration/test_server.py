@@ -12,13 +12,13 @@ import stat
 
 import pytest
 from peers import (
-    CountingSocket,
     FrameRecorder,
     World,
     connection_class,
     decode,
     echo,
     encode,
+    recording_factory,
     world,
 )
 
@@ -529,20 +529,22 @@ def test_server_wrong_argument_is_refused_at_once(world, options, error):
         Server(world.reactor, upper, **{"address": "127.0.0.1:0", **options})
 
 
-def test_server_socket_factory_makes_the_listeners(serving):
-    """The seam of simulation and of counting."""
-    counting = World(socket_factory=CountingSocket)
+def test_server_socket_factory_makes_the_listeners():
+    """The seam of simulation and of counting: a listener of that factory, and the connection that it accepts."""
+    factory, fds = recording_factory()
+    world = World(socket_factory=factory)
     try:
-        server = start(counting, FrameRecorder)
-        peer = call(counting, server)
-        counting.until(lambda: server.connections)
+        server = start(world, FrameRecorder)
+        assert len(fds) == 1
+        peer = call(world, server)
+        world.until(lambda: server.connections)
         (conn,) = server.connections
-        assert isinstance(conn._sock, CountingSocket)
+        assert fds[1:] == [conn.fileno()]
         peer.close()
         server.shutdown(0)
-        counting.turn(4)
+        world.turn(4)
     finally:
-        counting.close()
+        world.close()
 
 
 def test_server_one_protocol_object_per_connection(world, serving):
