@@ -21,6 +21,7 @@ from peers import (
 )
 
 from evloop import CloseReason, FrameTooLarge, TruncatedFrame
+from evloop._connection_shared import SEND_BUDGET
 
 HIGH, LOW = 64 * 1024, 16 * 1024  # the defaults
 
@@ -485,17 +486,20 @@ def test_connection_producer_into_a_fast_kernel_does_not_recurse(world, kernel):
 
 def test_connection_producer_into_a_fast_kernel_lets_others_run(world, kernel):
     """However fast its peer reads, one connection writes a bounded amount in a turn."""
+    left = [100]  # frames; who never pauses a producer has to fail here, not to hang
 
     def produce(rec):
-        while rec.log.count("pause") == rec.log.count("resume") < 50:
+        while left[0] and rec.log.count("pause") == rec.log.count("resume"):
+            left[0] -= 1
             rec.conn.send(bytes(400_000))
 
     rec = FrameRecorder(made=produce, resume=produce)
-    world.connect(rec, prepare=kernel.swallow_writes)
+    conn, _ = world.connect(rec, prepare=kernel.swallow_writes)
     turns = []
     world.reactor.call_soon(lambda: turns.append(rec.log.count("resume")))
     world.turn()
     assert turns[0] < 5
+    assert kernel.taken(conn) < 5 * SEND_BUDGET
 
 
 def test_connection_without_throttle_reads_on_above_high_water(world):
