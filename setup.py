@@ -33,10 +33,11 @@ def extensions():
     from Cython.Build import cythonize
 
     # -O3 over the distribution's -O2: the decode loop gains from unrolled header loads; see bench/test_framing.py.
-    options = {"include_dirs": ["evloop"], "extra_compile_args": ["-O3"]}
+    options = {"include_dirs": ["evloop"], "extra_compile_args": ["-O3", "-Wno-pointer-sign"]}
+    headers = ["evloop/_wire.h", "evloop/_bodies.h", "evloop/_syscalls.h"]
     compiled = [
-        Extension("evloop._framing", ["evloop/_framing.pyx"], depends=["evloop/_wire.h"], **options),
-        Extension("evloop._reactor", ["evloop/_reactor.pyx"], depends=["evloop/_syscalls.h"], **options),
+        Extension(f"evloop.{name}", [f"evloop/{name}.pyx"], depends=headers, **options)
+        for name in ("_framing", "_reactor", "_connection")
     ]
     annotate = os.environ.get("EVLOOP_ANNOTATE") == "1"
     # language_level is set here once; safety directives (boundscheck, ...) stand on the functions that need them.

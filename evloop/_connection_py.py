@@ -14,11 +14,12 @@ Rule: nothing in this file may parse bytes or know a server.  Read next: ``_fram
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evloop._connection_shared import (
     DISCARD_BUDGET,
@@ -38,11 +39,9 @@ from evloop.addresses import Address
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
+from evloop.protocol import FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint, TimerHandle
 from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address
-
-if TYPE_CHECKING:
-    from evloop.protocol import Protocol
 
 IMPLEMENTATION = "python"
 
@@ -238,7 +237,10 @@ class Connection(Endpoint):
 
     def _find_receivers(self) -> None:
         """Look the protocol's methods up, once: after connection_made, which may have set them."""
-        self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
+        if type(self.protocol) is FunctionProtocol:
+            self._receive_many, self._receive_one = None, functools.partial(self.protocol.handler, self)
+        else:
+            self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
 
     def on_readable(self) -> None:
         """Take what has arrived, at most one shared buffer, and deliver it."""

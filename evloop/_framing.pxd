@@ -3,6 +3,12 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
+cdef enum:
+    BODY_LEAST = 32768            # EVL_BODY_LEAST of _bodies.h
+
+# Give back the memory of a large bytes object that only the list holds; None takes its place.
+cdef void give_item(list items, Py_ssize_t index) noexcept
+
 
 cdef class Codec:
     # the layout, as numbers
@@ -43,6 +49,8 @@ cdef class FrameDecoder:
     cdef Py_ssize_t _capacity     # payload bytes that the body has room for
     cdef object _sink
     cdef Py_ssize_t _filled, _need
+    cdef Py_ssize_t _expected     # size of the last frame that came alone
+    cdef int _doubt               # so many guesses are left out
     # what a limit held back, and where we are in the stream
     cdef list _rest
     cdef Py_ssize_t _rest_offset
@@ -53,6 +61,15 @@ cdef class FrameDecoder:
     cdef int64_t _frames, _payload_bytes, _largest, _skipped, _skipped_bytes, _copied
     cdef readonly int64_t _resizes  # how often a body was enlarged; for the tests of the growth policy
 
+    # Receiving in place: how much the current body lacks (0: it is no such body), where that goes and for how much
+    # there is room, and that so much has come.  Then feed_pointer, if only with nothing.  And the same for a frame
+    # that is only guessed at.  Between asking for the place and telling what came no Python code may run.
+    cdef Py_ssize_t lacking(self) noexcept
+    cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL
+    cdef void received_in_place(self, Py_ssize_t size) noexcept
+    cdef Py_ssize_t guessed(self) noexcept
+    cdef unsigned char* guess(self, unsigned char** header) except NULL
+    cdef bytes received_guess(self, Py_ssize_t size)
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room)
     cdef int _out_of_memory(self, object exc, list items) except -1
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size, object owner, list items,

@@ -29,9 +29,13 @@ cdef extern from "_wire.h":
     int evl_store_varint(unsigned char* p, uint64_t value) noexcept nogil
     bint unlikely "EVL_UNLIKELY"(bint) noexcept nogil
 
+cdef extern from "_bodies.h":
+    PyObject* evl_take_body(Py_ssize_t size) except NULL
+    void evl_give_body(PyObject* body) noexcept
+    void evl_give_item(PyObject* items, Py_ssize_t index) noexcept
+
 cdef extern from "Python.h":
     object _new_bytes "PyBytes_FromStringAndSize"(const unsigned char* data, Py_ssize_t size)
-    PyObject* _new_body "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size) except NULL
     PyObject* PyList_GET_ITEM(list items, Py_ssize_t index)
     int _PyBytes_Resize(PyObject** body, Py_ssize_t size) except -1
     void Py_DECREF(PyObject*)
@@ -47,6 +51,14 @@ cdef enum:
     # Room for so many times what has arrived.  What is not written is address space and not memory, so this is free,
     # and each enlargement that it spares is a copy of what is there.  See docs/adr/0002.
     GROWTH = 8
+    # Bodies of this size and above are worth a read that guesses where they go; below, the copy is cheaper.
+    GUESSED = 16384
+    # Guesses that are not made after one that was wrong, which cost a copy too many.
+    DOUBT = 16
+
+
+cdef void give_item(list items, Py_ssize_t index) noexcept:
+    evl_give_item(<PyObject*>items, index)
 
 
 @cython.auto_pickle(False)  # Framing pickles as its arguments; see FramingSpec
@@ -292,6 +304,66 @@ cdef class FrameDecoder:
         finally:
             PyBuffer_Release(&view)
 
+    cdef Py_ssize_t lacking(self) noexcept:
+        """Return how many bytes of the current body could be received in place."""
+        if self._state != BODY or self._body is NULL or self._busy or self._rest is not None:
+            return 0
+        return self._need - self._filled
+
+    cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL:
+        """Return where the next bytes of the current body belong, and for how many there is room."""
+        if self._capacity == self._filled:
+            self._grow(self._filled + 1)
+        room[0] = self._capacity - self._filled
+        return <unsigned char*>PyBytes_AS_STRING(<object>self._body) + self._prefix + self._filled
+
+    cdef void received_in_place(self, Py_ssize_t size) noexcept:
+        """Account for *size* bytes that were written to body_tail()."""
+        self._filled += size
+
+    cdef Py_ssize_t guessed(self) noexcept:
+        """Return the size of the body that probably comes next, if it is worth a guess, else 0.
+
+        Bulk traffic is frames of one size: the next one is received where it will stay if it is like the last one.
+        """
+        if self._expected < GUESSED or self._state != HEADER or self._header_size or self._busy or \
+                self._rest is not None or not self._codec.simple or self._expected > self._spill_above:
+            return 0
+        if self._doubt:
+            self._doubt -= 1
+            return 0
+        return self._expected
+
+    cdef unsigned char* guess(self, unsigned char** header) except NULL:
+        """Return where the body of the next frame would go, if it has the guessed size, and where its header."""
+        self._body = evl_take_body(self._expected)
+        header[0] = &self._header[0]
+        return <unsigned char*>PyBytes_AS_STRING(<object>self._body)
+
+    cdef bytes received_guess(self, Py_ssize_t size):
+        """Account for *size* bytes received there, header first; if the guess was wrong, return them, to be fed."""
+        cdef Codec codec = self._codec
+        cdef Py_ssize_t head = codec.header_size, room = self._expected, body = min(size - head, room)
+        cdef uint64_t value
+        # At least an eighth of the body: memory follows what has arrived.
+        if body >= room // GROWTH:
+            value = evl_load(self._header, codec.order)
+            if self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room:
+                self._state, self._header_size = BODY, <int>head
+                self._need = self._capacity = room
+                self._filled = body
+                return None
+        received = None
+        if size > 0:
+            received = _new_bytes(NULL, min(size, head + room))
+            memcpy(PyBytes_AS_STRING(received), self._header, min(size, head))
+            if body > 0:
+                memcpy(PyBytes_AS_STRING(received) + head, PyBytes_AS_STRING(<object>self._body), body)
+            self._doubt = DOUBT
+        evl_give_body(self._body)
+        self._body = NULL
+        return received
+
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room):
         """Decode data[0:size]; *owner* is the bytes object it lies in, or None: then what must be kept is copied."""
         cdef list items
@@ -533,6 +605,8 @@ cdef class FrameDecoder:
         self._frames += taken
         self._payload_bytes += payload_bytes
         self._largest = largest
+        if taken:
+            self._expected = payload_bytes if taken == 1 else 0
         return pos
 
     cdef bint _keep(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1:
@@ -634,7 +708,7 @@ cdef class FrameDecoder:
         if self._body is NULL:
             room = min(self._need, max(<Py_ssize_t>FIRST_ROOM, GROWTH * at_least))
             # (NULL, 0) would be the shared empty bytes, and (NULL, 1) is private: only the first must not be written.
-            self._body = _new_body(NULL, self._prefix + room)
+            self._body = evl_take_body(self._prefix + room)
             self._capacity = room
         elif at_least > self._capacity:
             room = min(self._need, GROWTH * at_least)
@@ -650,6 +724,7 @@ cdef class FrameDecoder:
             self._skipped += 1
             self._skipped_bytes += self._need
         else:
+            self._expected = 0
             if self._sink is not None:
                 body = self._sink
             elif self._body is NULL:
@@ -657,6 +732,8 @@ cdef class FrameDecoder:
             else:
                 body = <object>self._body
                 self._drop_body()
+                if self._state == BODY:
+                    self._expected = self._need
             if self._state == BODY and self._codec.deliver_as == 2:
                 body = (self._header_bytes(), body)
             items.append(body)

@@ -57,6 +57,7 @@ cdef enum:
     EVENT_READ = 1                # selectors' numbers
     EVENT_WRITE = 2
     EVENT_HUNG_UP = 4             # in _revents only: ERR or HUP, and neither of the two is wanted
+    GATHER_ROOM = 262144          # bytes: what one connection may write in a turn
 
 ctypedef struct Slot:             # what is known of an fd number; 8 bytes
     uint32_t generation           # counted up when the number is given back: events of before are stale
@@ -165,11 +166,17 @@ cdef class Core:
     cdef double turn_time         # the clock at the end of this turn's wait
     cdef object _recv_buffer
     cdef unsigned char* _recv_memory  # owned by _recv_buffer
+    # What the one connection that is being dispatched sends gathers here, and leaves with one send when it returns:
+    # no connection needs memory of its own for what the kernel takes at once.
+    cdef unsigned char* gather    # GATHER_ROOM bytes, or NULL before the first use
+    cdef Py_ssize_t gathered      # bytes in it
+    cdef void* gather_owner       # whose they are; borrowed, and NULL outside of its dispatch
     cdef readonly _WakeUp _wakeup
     cdef object _signals
     cdef readonly int64_t _turns, _events
 
     cdef double now(self) except? -1
+    cdef unsigned char* gather_memory(self) except NULL
     cdef unsigned char* receive_memory(self) except NULL  # RECV_BUFFER bytes, shared by all; made on first use
     # Declare interest; with events 0 our own epoll keeps it registered (ERR and HUP still come, once), any other
     # selector forgets it.

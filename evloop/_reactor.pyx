@@ -893,6 +893,9 @@ cdef class Core:
         self._scheduled = []
         self._wakeup = _WakeUp(self)
 
+    def __dealloc__(self):
+        free(self.gather)
+
     def __init__(self, selector=None, *, clock=monotonic, socket_factory=socket.socket):
         self._closed = False
         self._clock = clock
@@ -1205,6 +1208,13 @@ cdef class Core:
             self._recv_buffer = memoryview(memory)  # which keeps the bytes where they are
             self._recv_memory = <unsigned char*>PyByteArray_AS_STRING(memory)
         return self._recv_memory
+
+    cdef unsigned char* gather_memory(self) except NULL:
+        if self.gather is NULL:
+            self.gather = <unsigned char*>malloc(GATHER_ROOM)
+            if self.gather is NULL:
+                raise MemoryError
+        return self.gather
 
     # --- the turn ------------------------------------------------------------------------------------------------
 

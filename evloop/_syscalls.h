@@ -64,7 +64,7 @@ static int evl_accept4(int fd, struct sockaddr *address, socklen_t *size, int fl
     return accept4(fd, address, size, flags);
 }
 
-static evl_syscalls evl_libc = {
+__attribute__((unused)) static evl_syscalls evl_libc = {
     epoll_create1, epoll_ctl, epoll_wait, evl_epoll_pwait2, eventfd, recv,     send, sendmsg, readv,
     writev,        evl_accept4, shutdown, setsockopt,       getsockopt, close, read, write,   clock_gettime,
 };

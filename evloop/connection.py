@@ -7,9 +7,34 @@
 - The end: exactly one ``connection_lost(exc)`` for each ``connection_made``, in a turn of its own, with
   ``conn.close_reason`` a :class:`CloseReason`.  Frames that came before a fault, an end of the stream or a reset are
   delivered first.
+
+The door chooses as the others do, and takes the pure twin where the reactor or the framing is.  ``IMPLEMENTATION`` is
+``"cython"`` or ``"python"``.
 """
 
-from evloop._connection_py import IMPLEMENTATION, Connection
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from evloop import framing, reactor
 from evloop._connection_shared import ConnectionStats
 
 __all__ = ["IMPLEMENTATION", "Connection", "ConnectionStats"]
+
+if TYPE_CHECKING or "python" in (framing.IMPLEMENTATION, reactor.IMPLEMENTATION):
+    from evloop._connection_py import IMPLEMENTATION, Connection
+else:
+    try:
+        from evloop._connection import IMPLEMENTATION, Connection
+    except ModuleNotFoundError as exc:
+        # Only the absence of the extension itself: something that it imports and does not find is a broken build.
+        if exc.name != "evloop._connection":
+            raise
+        warnings.warn(
+            "evloop._connection is not built: connections run in plain Python, several times slower; "
+            "reinstall with a C compiler, or set EVLOOP_PURE=1 to accept it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        from evloop._connection_py import IMPLEMENTATION, Connection

@@ -29,6 +29,8 @@ class Protocol:
     raises closes this connection (``CloseReason.HANDLER``) and no other.
     """
 
+    __slots__ = ()  # a subclass may do without a __dict__
+
     def connection_made(self, conn: Connection) -> None:
         """Called once, before anything else.  Keep *conn* to send."""
 
@@ -54,16 +56,15 @@ class Protocol:
 
 
 class FunctionProtocol(Protocol):
-    """The protocol of a plain function ``handler(conn, frame)``, or per read with ``framing=None``."""
+    """The protocol of a plain function ``handler(conn, frame)``, or per read with ``framing=None``.
 
-    frame_received: Callable[[Any], object]
-    data_received: Callable[[bytes], object]
+    It keeps nothing of a connection, so that one serves all; the connection calls *handler* itself.
+    """
+
+    __slots__ = ("handler",)
 
     def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    def connection_made(self, conn: Connection) -> None:
-        self.frame_received = self.data_received = functools.partial(self._handler, conn)
+        self.handler = handler
 
 
 def protocol_factory_of(handler: object, protocol_factory: Callable[[], Protocol] | None) -> Callable[[], Protocol]:
@@ -102,7 +103,8 @@ def protocol_factory_of(handler: object, protocol_factory: Callable[[], Protocol
         raise TypeError(
             f"{handler!r} is a coroutine function or a generator, and a handler is a plain function, called per frame"
         )
-    return functools.partial(FunctionProtocol, handler)
+    protocol = FunctionProtocol(handler)
+    return lambda: protocol
 
 
 def _is_suspendable(function: Any) -> bool:

@@ -16,9 +16,11 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Run each test that takes `framing_module` over both twins; a missing extension is an error, not a skip."""
+    """Run each test of a seam over both twins; a missing extension is an error, not a skip."""
     if "framing_module" in metafunc.fixturenames:
         metafunc.parametrize("framing_module", implementations(metafunc.config), indirect=True, scope="session")
+    if "connection_class" in metafunc.fixturenames:
+        metafunc.parametrize("connection_class", implementations(metafunc.config), indirect=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

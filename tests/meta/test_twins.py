@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from feeding import both_twins
+from twins import needs_compiled
 
 import evloop
 
@@ -16,7 +17,10 @@ CLASSES = ("Codec", "Framing", "FrameDecoder")
 
 # What only one of them needs: memory by hand, and the entry for raw pointers.
 COMPILED_ONLY = {
-    "FrameDecoder": {"__dealloc__", "feed_pointer", "_grow", "_keep", "_header_bytes", "_drop_body", "_out_of_memory"},
+    "FrameDecoder": {
+        *("__dealloc__", "feed_pointer", "_grow", "_keep", "_header_bytes", "_drop_body", "_out_of_memory"),
+        *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess"),
+    },
     # The pure one writes headers with int.to_bytes; the compiled one stores into memory.
     "Codec": {"write_header", "header_length", "check_payload"},
 }
@@ -144,3 +148,17 @@ def test_twins_extension_is_as_new_as_its_source(pytestconfig):
     built = Path(compiled.__file__).stat().st_mtime
     for source in ("_framing.pyx", "_framing.pxd", "_wire.h"):
         assert built >= (PACKAGE / source).stat().st_mtime, f"{source} was edited after the build: make build"
+
+
+def test_connection_twins_have_the_same_public_names_and_signatures(pytestconfig):
+    """Whoever switches finds everything, under the same keywords."""
+    needs_compiled(pytestconfig)
+    from evloop._connection import Connection as Compiled
+    from evloop._connection_py import Connection as Pure
+
+    found = [{name for name in dir(cls) if not name.startswith("_")} for cls in (Compiled, Pure)]
+    assert found[0] == found[1]
+    methods = [name for name in sorted(found[1]) if callable(getattr(Pure, name))]
+    for name in methods:
+        assert (name, parameters(getattr(Compiled, name))) == (name, parameters(getattr(Pure, name)))
+        assert (name, first_line(getattr(Compiled, name))) == (name, first_line(getattr(Pure, name)))

@@ -46,9 +46,7 @@ def test_protocol_factory_callable_is_called_per_frame(handler):
     """Whatever can be called with (conn, frame) is a handler."""
     protocol = protocol_factory_of(handler, None)()
     assert isinstance(protocol, FunctionProtocol)
-    protocol.connection_made("the connection")
-    assert protocol.frame_received(b"x") == ("the connection", b"x")
-    assert protocol.data_received(b"y") == ("the connection", b"y")
+    assert protocol.handler("the connection", b"x") == ("the connection", b"x")
 
 
 def test_protocol_factory_subclass_makes_one_object_per_connection():
@@ -59,13 +57,11 @@ def test_protocol_factory_subclass_makes_one_object_per_connection():
     assert first is not second
 
 
-def test_protocol_factory_function_protocols_do_not_share_state():
-    """The function is one, the connection is each protocol's own."""
+def test_protocol_factory_of_a_function_makes_one_protocol_for_all():
+    """It keeps nothing of a connection, so ten thousand idle ones need not have ten thousand of it."""
     factory = protocol_factory_of(function, None)
-    first, second = factory(), factory()
-    first.connection_made(1)
-    second.connection_made(2)
-    assert (first.frame_received(b""), second.frame_received(b"")) == ((1, b""), (2, b""))
+    assert factory() is factory()
+    assert not hasattr(factory(), "__dict__")
 
 
 def test_protocol_factory_given_is_used_as_it_is():

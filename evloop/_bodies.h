@@ -1,0 +1,61 @@
+/* Memory of large frames, used again.  A bytes object of a mebibyte comes from fresh pages each time: malloc maps it, or
+   trims it off the top of the heap when it is freed, and the kernel clears 256 pages for every frame, which costs more
+   than the copies in and out.  So a body that nobody holds any more is kept for one that is about to arrive.
+
+   Only whoever holds the one reference to a bytes object may give it: nobody can see it change then, as nobody can see
+   _PyBytes_Resize move it.  Under the GIL; one small pool for the process. */
+
+#ifndef EVLOOP_BODIES_H
+#define EVLOOP_BODIES_H
+
+#include <Python.h>
+
+#define EVL_BODY_LEAST 32768      /* below it malloc has it at hand; BODY_LEAST of _framing.pxd */
+#define EVL_BODIES 16
+#define EVL_BODIES_TOTAL 4194304  /* bytes kept at most; what four connections with frames of a mebibyte go round in */
+
+static PyObject *evl_bodies[EVL_BODIES];
+static int evl_bodies_count;
+static Py_ssize_t evl_bodies_total;
+
+/* Take over |body|, a bytes object with one reference, which is the caller's. */
+static void evl_give_body(PyObject *body) {
+    Py_ssize_t size = PyBytes_GET_SIZE(body);
+    if (size < EVL_BODY_LEAST || evl_bodies_count == EVL_BODIES || evl_bodies_total + size > EVL_BODIES_TOTAL) {
+        Py_DECREF(body);
+        return;
+    }
+    evl_bodies[evl_bodies_count++] = body;
+    evl_bodies_total += size;
+}
+
+/* Return a bytes object of |size| bytes, of any content, with one reference; NULL with MemoryError.  One that is up to an
+   eighth too long will do: the rest of it is out of use while this one lives. */
+static PyObject *evl_take_body(Py_ssize_t size) {
+    for (int i = evl_bodies_count - 1; size >= EVL_BODY_LEAST && i >= 0; i--) {
+        PyObject *body = evl_bodies[i];
+        Py_ssize_t room = PyBytes_GET_SIZE(body);
+        if (room < size || room - size > room / 8) continue;
+        evl_bodies[i] = evl_bodies[--evl_bodies_count];
+        evl_bodies_total -= room;
+        Py_SET_SIZE(body, size);
+        PyBytes_AS_STRING(body)[size] = 0;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+        ((PyBytesObject *)body)->ob_shash = -1; /* the hash of the bytes it held */
+#pragma GCC diagnostic pop
+        return body;
+    }
+    return PyBytes_FromStringAndSize(NULL, size);
+}
+
+/* Give the item of |list| at |index| back, if it is a large bytes object that only the list holds; None takes its place. */
+static void evl_give_item(PyObject *list, Py_ssize_t index) {
+    PyObject *body = PyList_GET_ITEM(list, index);
+    if (!PyBytes_CheckExact(body) || PyBytes_GET_SIZE(body) < EVL_BODY_LEAST || Py_REFCNT(body) != 1) return;
+    Py_INCREF(Py_None);
+    PyList_SET_ITEM(list, index, Py_None);
+    evl_give_body(body);
+}
+
+#endif

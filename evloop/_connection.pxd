@@ -1,0 +1,82 @@
+# What other Cython modules may cimport: the listener makes connections, and hands them a bare fd.
+
+from libc.stdint cimport int64_t
+
+from evloop._framing cimport Codec, FrameDecoder
+from evloop._reactor cimport Core, Endpoint
+
+
+cdef class Connection(Endpoint):
+    # what never changes
+    cdef public object protocol, framing, context
+    cdef public object _limits
+    cdef object _peer, _on_lost
+    cdef object _function         # of a FunctionProtocol: called with the connection and a frame
+    cdef object _receive_many, _receive_one
+    cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
+    cdef FrameDecoder _decoder
+    cdef Py_ssize_t _high_water, _low_water
+    # where it is in its life
+    cdef readonly object close_reason
+    cdef object _exc, _timer
+    cdef double _last_activity
+    cdef int _sock                # -1: closed
+    cdef unsigned char _state
+    cdef bint _throttle           # hold reading while the output is above high_water
+    # input: decoded and not delivered, and what comes behind it
+    cdef list _pending            # or None
+    cdef Py_ssize_t _next         # the first of them that is still to be delivered
+    cdef object _fault
+    cdef bint _eof, _eof_told, _paused, _scheduled
+    cdef Py_ssize_t _discarded
+    # output, beside what lies in the core's gather: the chunks, then the tail
+    cdef list _chunks             # bytes objects, or None
+    cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
+    cdef unsigned char* _tail
+    cdef Py_ssize_t _tail_start, _tail_end, _tail_room
+    cdef Py_ssize_t _waiting      # bytes of both
+    cdef bint _corked, _full, _write_eof
+    cdef object _broken
+    # counters
+    cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
+
+    cdef int _find_receivers(self) except -1
+    cdef int _discard(self) except -1
+    cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _read_in_place(self, Py_ssize_t lacking) except -1
+    cdef int _read_guess(self, Py_ssize_t body) except -1
+    cdef int _add_pending(self, list items) except -1
+    cdef int _run_pending(self) except -1
+    cdef bint _held(self) noexcept
+    cdef int _continue_soon(self) except -1
+    cdef int _dispatch_pending(self) except -1
+    cdef int _deliver_pending(self) except -1
+    cdef int _peer_closed(self) except -1
+    cdef bint _may_put(self) except -1
+    cdef bint _may_put_size(self, Py_ssize_t size) except -1
+    cdef int _append(self, bytes payload) except -1
+    cdef int _append_chunk(self, bytes chunk) except -1
+    cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL
+    cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL
+    cdef int _spill(self) except -1
+    cdef int _tail_to_chunk(self) except -1
+    cdef Py_ssize_t _output(self) noexcept
+    cdef int _flush_unless_corked(self) except -1
+    cdef int _send_some(self) except -1
+    cdef int _send_gathered(self) except -1
+    cdef int _send_waiting(self) except -1
+    cdef int _forget_sent(self, Py_ssize_t sent) except -1
+    cdef int _sent(self, Py_ssize_t size) except -1
+    cdef void _drop_output(self) noexcept
+    cdef int _keep_water_marks(self) except -1
+    cdef int _write_failed(self, int number) except -1
+    cdef int _close(self, object reason, object exc) except -1
+    cdef int _linger(self) except -1
+    cdef int _shutdown(self) noexcept
+    cdef bint _quiet_for(self, double seconds, object callback) except -1
+    cdef int _failed_io(self, object exc) except -1
+    cdef int _end(self, object reason, object exc) except -1
+    cdef object _dispatch(self, str name, tuple args)
+    cdef int _update_events(self) except -1
+    cdef int _arm(self, double seconds, object callback) except -1
+    cdef int _touch(self) except -1

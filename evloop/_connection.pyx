@@ -1,0 +1,921 @@
+"""A connection at C speed: the twin of ``_connection_py.py``, with the same methods in the same order.
+
+What differs is how bytes move, not which or when: it owns a bare fd and makes its system calls through the reactor's
+table; the body of a large frame is received in its final object; small payloads are copied into the one gather of the
+reactor, and large ones referenced and sent with sendmsg.  The whole docstrings are in the twin.
+
+Rule: nothing in this file may parse bytes or know a server.  Read next: ``_reactor.pxd``, ``_framing.pxd``.
+"""
+
+# cython: auto_pickle=False
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memmove, memset
+from posix.unistd cimport close
+
+from evloop._framing cimport BODY_LEAST, Codec, give_item
+from evloop._reactor cimport EVENT_READ, EVENT_WRITE, GATHER_ROOM, Core, Endpoint, iovec, msghdr
+
+import os
+import socket
+
+from evloop._connection_shared import (
+    DISCARD_BUDGET,
+    FRAMES_PER_TURN,
+    SEND_BUDGET,
+    STATES,
+    ConnectionStats,
+    as_they_are,
+    describe,
+    find_receivers,
+    flush_too_slow,
+    idle_too_long,
+    reason_of,
+)
+from evloop._reactor import RECV_BUFFER
+from evloop.errors import CloseReason, FramingError, TruncatedFrame
+from evloop.framing import FrameDecoder as FramingDecoder
+from evloop.protocol import FunctionProtocol
+from evloop.sockets import PEER_GONE, local_address, peer_address
+
+cdef extern from "_wire.h":
+    void evl_store(unsigned char* out, int order, uint64_t value) noexcept nogil
+
+cdef extern from "_syscalls.h":
+    int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER
+    struct linger:
+        int l_onoff
+        int l_linger
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+    PyObject* PyList_GET_ITEM(PyObject* array, Py_ssize_t index) noexcept
+
+IMPLEMENTATION = "cython"
+
+cdef enum:
+    OPEN
+    FLUSHING
+    LINGERING
+    CLOSED
+
+cdef enum:
+    # Payloads of this size and above are referenced until they are sent, smaller ones are copied: the copy of 16 KiB
+    # takes about as long as the objects, the iovec and the larger system call that it saves.
+    REFERENCED = 16384
+    # A body that lacks this much is received in place; for less, the copy out of the shared buffer is the cheaper way.
+    IN_PLACE = 16384
+    # One sendmsg: 64 frames in flight with a header each are 128 parts; the kernel takes 1024 (IOV_MAX).
+    PARTS = 128
+    FIRST_TAIL = 512
+
+cdef Py_ssize_t ALL = PY_SSIZE_T_MAX
+cdef Py_ssize_t READ_SIZE = RECV_BUFFER
+cdef Py_ssize_t WRITE_SIZE = SEND_BUDGET
+cdef Py_ssize_t MOST_FRAMES = FRAMES_PER_TURN
+cdef Py_ssize_t MOST_DISCARDED = DISCARD_BUDGET
+
+assert SEND_BUDGET <= GATHER_ROOM
+
+
+cdef class Connection(Endpoint):
+    """One stream of whole frames; made by a server or by ``connect()``."""
+
+    def __cinit__(self, *args, **kwargs):
+        self._sock = -1
+
+    def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True):
+        Endpoint.__init__(self, reactor)
+        self._peer = peer
+        self._limits = limits
+        self._on_lost = on_lost
+        self._throttle = throttle
+        self._high_water = min(limits.high_water, PY_SSIZE_T_MAX)
+        self._low_water = min(limits.low_water, PY_SSIZE_T_MAX)
+        self.protocol = protocol
+        self.framing = framing
+        if framing is not None:
+            if (<Codec?>framing).simple:
+                self._codec = framing
+            self._decoder = FramingDecoder(framing, max_frame=limits.max_frame)
+        self._sock = sock.detach()  # the last thing that is done: until here the caller owns it
+
+    def __dealloc__(self):
+        self._drop_output()
+        if self._sock >= 0:
+            close(self._sock)  # libc's: the collector may have taken the reactor away already
+
+    def start(self):
+        """Begin: call ``connection_made`` and read.  Called once, by whoever made the connection."""
+        try:
+            self._dispatch("connection_made", (self,))
+        finally:  # an exit in the callback leaves the reactor, which may run again
+            if self._state == OPEN:
+                self._find_receivers()
+                if self._state == OPEN and self._limits.idle_timeout:
+                    self._last_activity = self.core.now()
+                    self._arm(self._limits.idle_timeout, self._idle)
+            self._continue_soon()
+        self._run_pending()
+
+    # --- for the application -----------------------------------------------------------------------------------
+
+    def send(self, payload, before=b"", after=b""):
+        """Send one frame (without framing: bytes as they are); never blocks."""
+        cdef bytes frame
+        if type(payload) is bytes and self._codec is not None and before is b"" and after is b"":
+            if not self._may_put_size(PyBytes_GET_SIZE(payload)):
+                return
+            self._append(<bytes>payload)
+        else:
+            frame = self._encode(payload, before, after)
+            if not self._may_put():
+                return
+            self._append_chunk(frame)
+        self._frames_sent += 1
+        self._flush_unless_corked()
+
+    def send_many(self, payloads):
+        """Send an iterable of payloads, one frame each, as :meth:`send`; one at fault and nothing was sent."""
+        cdef Py_ssize_t index, count
+        cdef list items = payloads if type(payloads) is list else list(payloads)
+        count = PyList_GET_SIZE(items)
+        if self._codec is not None and _all_plain(self._codec, items):
+            if not self._may_put():
+                return
+            items = list(items)  # a large one allocates, which may run a collection, and that any code at all
+            for index in range(count):
+                self._append(<bytes>PyList_GET_ITEM(<PyObject*>items, index))
+        else:
+            if type(payloads) is list:
+                items = list(payloads)  # encoding may run code that changes the caller's
+                count = PyList_GET_SIZE(items)
+            frames = b"".join(items) if self.framing is None else self.framing.encode_many(items)
+            if not self._may_put():
+                return
+            self._append_chunk(frames)
+        self._frames_sent += count
+        self._flush_unless_corked()
+
+    def pause_reading(self):
+        """Deliver nothing more, from this frame on, until :meth:`resume_reading`.  Idempotent.  Reactor thread only."""
+        self._paused = True
+        self._update_events()
+
+    def resume_reading(self):
+        """Deliver again, what was held back first, from the next turn on.  Idempotent.  Reactor thread only."""
+        if self._paused:
+            self._paused = False
+            self._continue_soon()
+
+    def is_reading(self):
+        """Return whether frames are delivered as they come.  Any thread."""
+        return self._state == OPEN and not (self._paused or self._eof)
+
+    def write_eof(self):
+        """Close the sending side once the output is flushed; receiving goes on.  Idempotent.  Reactor thread only."""
+        if self._state == OPEN and not self._write_eof:
+            self._write_eof = True
+            self._flush_unless_corked()
+
+    def close(self):
+        """Close in good order: flush, send the end of the stream, wait briefly for the peer's.  Idempotent."""
+        self._close(CloseReason.LOCAL, None)
+
+    def close_for(self, reason, exc=None):
+        """Close as :meth:`close` does, for a *reason* of the caller's.  Reactor thread only."""
+        self._close(reason, exc)
+
+    def abort(self):
+        """Close at once, dropping the output; the peer sees a reset.  Idempotent.  Reactor thread only."""
+        cdef linger reset
+        if self._state != CLOSED:
+            reset.l_onoff, reset.l_linger = 1, 0
+            self.core.sys.setsockopt(self._sock, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+            self._end(CloseReason.ABORTED, None)
+
+    def is_closing(self):
+        """Return whether the connection is closing or closed.  Any thread."""
+        return self._state != OPEN
+
+    @property
+    def state(self):
+        """Where the connection is in its life: ``"open"``, ``"flushing"``, ``"lingering"`` or ``"closed"``."""
+        return STATES[self._state]
+
+    @property
+    def peer(self):
+        """The peer's address; None when it has none.  Any thread."""
+        if self._peer is None and not self.closed:
+            self._peer = self._ask(peer_address)
+        return self._peer
+
+    @property
+    def local(self):
+        """This side's address; None once closed.  Any thread."""
+        return None if self.closed else self._ask(local_address)
+
+    @property
+    def stats(self):
+        """Counters, as :class:`ConnectionStats`.  Any thread."""
+        return ConnectionStats(
+            self._frames_received, self._bytes_received, self._frames_sent, self._bytes_sent, self._output()
+        )
+
+    def fileno(self):
+        """Return the socket's fd, or -1 once closed.  Any thread."""
+        return self._sock
+
+    def __repr__(self):
+        return describe(STATES[self._state], self.close_reason, self.peer, self._output())
+
+    # --- input -------------------------------------------------------------------------------------------------
+
+    cdef int _find_receivers(self) except -1:
+        if type(self.protocol) is FunctionProtocol:
+            self._function = self.protocol.handler
+            return 0
+        try:
+            self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._close(CloseReason.HANDLER, exc)
+        return 0
+
+    def on_readable(self):
+        """Take what has arrived, at most one shared buffer, and deliver it."""
+        self.readable()
+
+    cdef int readable(self) except -1:
+        cdef Py_ssize_t size, lacking
+        cdef unsigned char* buffer
+        if self._state != OPEN:
+            return self._discard()
+        if self._decoder is not None:
+            lacking = self._decoder.lacking()
+            if lacking >= IN_PLACE:
+                return self._read_in_place(lacking)
+            lacking = self._decoder.guessed()
+            if lacking:
+                return self._read_guess(lacking)
+        buffer = self.core.receive_memory()
+        size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
+        if size > 0:
+            self._bytes_received += size
+            self._touch()
+            self._decode(buffer, size)
+        elif size == 0:
+            self._eof = True
+        elif _would_block(errno):
+            return 0
+        else:
+            return self._failed_io(_os_error(errno))
+        return self._run_pending()
+
+    cdef int hung_up(self) except -1:
+        # Paused, so there is nothing to be done: resume_reading has the kernel tell it again.
+        return 0
+
+    cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef list items
+        if self._decoder is None:
+            items = [(<const char*>data)[:size]]
+        else:
+            try:
+                items = self._decoder.feed_pointer(data, size, None, ALL)
+            except (FramingError, MemoryError) as exc:
+                # Nothing that was accepted is lost: the frames before the fault are delivered first.
+                items = list(getattr(exc, "frames", ()))
+                self._fault = exc
+        return self._add_pending(items)
+
+    cdef int _read_in_place(self, Py_ssize_t lacking) except -1:
+        """Receive the rest of a large body where it will stay, and what follows it into the shared buffer."""
+        cdef iovec parts[2]
+        cdef Py_ssize_t size, body
+        cdef unsigned char* buffer = self.core.receive_memory()
+        try:
+            parts[0].iov_base = self._decoder.body_tail(&body)
+        except MemoryError as exc:
+            self._fault = exc
+            return self._run_pending()
+        body = min(body, READ_SIZE)
+        parts[0].iov_len = body
+        parts[1].iov_base = buffer
+        parts[1].iov_len = READ_SIZE - body
+        # Behind a body that is not whole yet there is nothing to be had.
+        size = self.core.sys.readv(self._sock, parts, 2 if body == lacking and body < READ_SIZE else 1)
+        if size < 0:
+            return 0 if _would_block(errno) else self._failed_io(_os_error(errno))
+        if size == 0:
+            self._eof = True
+            return self._run_pending()
+        self._bytes_received += size
+        self._touch()
+        self._decoder.received_in_place(min(size, body))
+        self._decode(buffer, max(size - body, 0))
+        return self._run_pending()
+
+    cdef int _read_guess(self, Py_ssize_t body) except -1:
+        """Receive what is probably a frame like the last one: header, body in its final place, and what follows."""
+        cdef iovec parts[3]
+        cdef Py_ssize_t size, head = self._codec.header_size
+        cdef unsigned char* buffer = self.core.receive_memory()
+        cdef unsigned char* header
+        cdef bytes received
+        cdef int error
+        try:
+            parts[1].iov_base = self._decoder.guess(&header)
+        except MemoryError as exc:
+            self._fault = exc
+            return self._run_pending()
+        body = min(body, READ_SIZE - head)
+        parts[0].iov_base, parts[0].iov_len = header, head
+        parts[1].iov_len = body
+        parts[2].iov_base, parts[2].iov_len = buffer, READ_SIZE - head - body
+        size = self.core.sys.readv(self._sock, parts, 3 if parts[2].iov_len else 2)
+        error = errno
+        received = self._decoder.received_guess(size)
+        if size < 0:
+            return 0 if _would_block(error) else self._failed_io(_os_error(error))
+        if size == 0:
+            self._eof = True
+            return self._run_pending()
+        self._bytes_received += size
+        self._touch()
+        if received is not None:
+            self._decode(<const unsigned char*>PyBytes_AS_STRING(received), PyBytes_GET_SIZE(received))
+        self._decode(buffer, max(size - head - body, 0))
+        return self._run_pending()
+
+    cdef int _add_pending(self, list items) except -1:
+        if self._pending is None:
+            if items:
+                self._pending, self._next = items, 0
+        else:
+            self._pending += items
+        return 0
+
+    cdef int _run_pending(self) except -1:
+        """Deliver what is decoded, then what follows it in the stream, then look for more."""
+        cdef bint whole = False
+        try:
+            if self._state == OPEN and self._pending is not None and not self._held():
+                self._dispatch_pending()
+            if self._state == OPEN and self._pending is None and not self._paused:
+                if self._fault is not None:
+                    self._close(reason_of(self._fault), self._fault)
+                elif self._eof and not self._eof_told:
+                    self._peer_closed()
+            whole = True
+        finally:
+            if not whole:
+                self._continue_soon()  # a callback ends the run, and the reactor may run again
+        return self._update_events()
+
+    cdef bint _held(self) noexcept:
+        return self._paused or (self._full and self._throttle)
+
+    cdef int _continue_soon(self) except -1:
+        if not self._scheduled:
+            self._scheduled = True
+            self.core.schedule(self._continue, (), None)
+        return 0
+
+    def _continue(self):
+        self._scheduled = False
+        if self._full and self._output() <= self._low_water:
+            self._full = False
+            if self._state == OPEN:
+                self._dispatch("resume_writing", ())
+        self._run_pending()
+
+    cdef int _dispatch_pending(self) except -1:
+        """What _dispatch does, around the one callback that comes with every message."""
+        cdef Core core = self.core
+        cdef bint outer = core.dispatching, corked = self._corked
+        core.dispatching = self._corked = True
+        try:
+            self._deliver_pending()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._close(CloseReason.HANDLER, exc)
+        finally:
+            self._corked = corked
+            core.dispatching = outer
+            if not corked:
+                self.flush_output()
+        return 0
+
+    cdef int _deliver_pending(self) except -1:
+        cdef list frames = self._pending
+        cdef object function = self._function
+        cdef Py_ssize_t left
+        if self._receive_many is not None:
+            self._pending = None
+            if self._next:
+                del frames[:self._next]
+            self._frames_received += PyList_GET_SIZE(frames)
+            self._receive_many(frames)
+            return 0
+        left = min(PyList_GET_SIZE(frames) - self._next, MOST_FRAMES)
+        while left > 0:
+            left -= 1
+            # Counted before the call: an exit in it must not have the frame delivered again.
+            frame = <object>PyList_GET_ITEM(<PyObject*>frames, self._next)
+            self._next += 1
+            self._frames_received += 1
+            if function is not None:
+                function(self, frame)
+            else:
+                self._receive_one(frame)
+            if type(frame) is bytes and PyBytes_GET_SIZE(frame) >= BODY_LEAST:
+                frame = None
+                give_item(frames, self._next - 1)
+            if self._state != OPEN or self._held():
+                break
+        if self._pending is not frames:  # closed meanwhile
+            return 0
+        if self._next == PyList_GET_SIZE(frames):
+            self._pending = None
+        else:
+            del frames[:self._next]  # the delivered ones are not kept for the sake of the others
+            self._next = 0
+            if self._state == OPEN and not self._held():
+                self._continue_soon()
+        return 0
+
+    cdef int _peer_closed(self) except -1:
+        """The peer's end of the stream, with everything before it delivered."""
+        if self._broken is not None:
+            return self._failed_io(self._broken)
+        if self._decoder is not None:
+            try:
+                self._decoder.eof()
+            except TruncatedFrame as exc:
+                return self._close(CloseReason.TRUNCATED, exc)
+        keep_open = self._dispatch("eof_received", ())
+        self._eof_told = True
+        if not keep_open:
+            self._close(CloseReason.PEER, None)
+        return 0
+
+    cdef int _discard(self) except -1:
+        """Read and drop, so that the kernel has nothing to answer with a reset; end with the peer's end."""
+        cdef Py_ssize_t size = self.core.sys.recv(self._sock, self.core.receive_memory(), READ_SIZE, 0)
+        if size < 0:
+            return 0 if _would_block(errno) else self._end(None, None)
+        self._discarded += size
+        if size == 0 or self._discarded > MOST_DISCARDED:
+            self._end(None, None)
+        return 0
+
+    # --- output ------------------------------------------------------------------------------------------------
+
+    def _encode(self, payload, before, after):
+        return as_they_are(payload, before, after) if self.framing is None else \
+            self.framing.encode(payload, before, after)
+
+    cdef bint _may_put(self) except -1:
+        """Tell whether what is sent now goes anywhere."""
+        if self._write_eof:
+            raise RuntimeError("send() after write_eof()")
+        return self._state == OPEN and self._broken is None
+
+    cdef bint _may_put_size(self, Py_ssize_t size) except -1:
+        if size > self._codec.limit or <int64_t>size + self._codec.delta < 0:
+            self._codec.check_payload(size)  # raises
+        return self._may_put()
+
+    cdef int _append(self, bytes payload) except -1:
+        """Add the frame of a payload whose size was checked, with a header that is the length field alone."""
+        cdef Codec codec = self._codec
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        cdef Py_ssize_t head = codec.size
+        cdef bint copied = size < REFERENCED
+        cdef unsigned char* out = self._reserve(head + size if copied else head)
+        evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
+        if copied:
+            memcpy(out + head, PyBytes_AS_STRING(payload), size)
+            return 0
+        return self._append_chunk(payload)
+
+    cdef int _append_chunk(self, bytes chunk) except -1:
+        """Add bytes as they are: a copy if there are few, else a reference."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk)
+        if size < REFERENCED:
+            if size:
+                memcpy(self._reserve(size), PyBytes_AS_STRING(chunk), size)
+            return 0
+        if self.core.gather_owner is <void*>self:
+            self._spill()
+        self._tail_to_chunk()
+        if self._chunks is None:
+            self._chunks, self._first, self._offset = [], 0, 0
+        self._chunks.append(chunk)
+        self._waiting += size
+        return 0
+
+    cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL:
+        """Return where *size* bytes of output are to be written, at once: in the gather if it may be ours."""
+        cdef Core core = self.core
+        cdef unsigned char* out
+        if core.gather_owner is <void*>self:
+            if core.gathered + size <= GATHER_ROOM:
+                out = core.gather + core.gathered
+                core.gathered += size
+                return out
+            self._spill()
+        elif core.gather_owner is NULL and not self._waiting and size <= GATHER_ROOM and (
+                self._corked or not core.dispatching):
+            out = core.gather_memory()
+            core.gather_owner = <void*>self
+            core.gathered = size
+            return out
+        return self._reserve_tail(size)
+
+    cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL:
+        cdef unsigned char* out
+        cdef Py_ssize_t held = self._tail_end - self._tail_start, room
+        if self._tail_room - self._tail_end < size:
+            if self._tail_start:
+                memmove(self._tail, self._tail + self._tail_start, held)
+                self._tail_start, self._tail_end = 0, held
+            if self._tail_room - held < size:
+                room = max(held + size, 2 * self._tail_room, <Py_ssize_t>FIRST_TAIL)
+                out = <unsigned char*>realloc(self._tail, room)
+                if out is NULL:
+                    raise MemoryError
+                self._tail, self._tail_room = out, room
+        out = self._tail + self._tail_end
+        self._tail_end += size
+        self._waiting += size
+        return out
+
+    cdef int _spill(self) except -1:
+        """Move what lies in the gather to this connection's own tail."""
+        cdef Core core = self.core
+        core.gather_owner = NULL  # first: whatever happens below, nobody else may find it taken
+        try:
+            memcpy(self._reserve_tail(core.gathered), core.gather, core.gathered)
+        except MemoryError as exc:
+            self._end(CloseReason.ERROR, exc)  # accepted output is lost, and with it the stream
+            raise
+        return 0
+
+    cdef int _tail_to_chunk(self) except -1:
+        """Put the tail behind the chunks, so that another chunk can follow."""
+        cdef Py_ssize_t size = self._tail_end - self._tail_start
+        if size:
+            chunk = (<const char*>self._tail + self._tail_start)[:size]
+            if self._chunks is None:
+                self._chunks, self._first, self._offset = [], 0, 0
+            self._chunks.append(chunk)
+            self._tail_start = self._tail_end = 0
+        return 0
+
+    cdef Py_ssize_t _output(self) noexcept:
+        """Return the bytes that wait for the kernel to take them."""
+        return self._waiting + (self.core.gathered if self.core.gather_owner is <void*>self else 0)
+
+    cdef int _flush_unless_corked(self) except -1:
+        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
+        if self._corked or self.wanted & EVENT_WRITE:
+            # Held back, but not without a bound; and a kernel that has refused some says when there is room.
+            if self._output() > self._high_water and not self._full:
+                self._send_some()
+            return 0
+        if self.core.dispatching:
+            return self.core.flush_later(self)
+        return self.flush_output()
+
+    def on_writable(self):
+        """Write on: the kernel has room again."""
+        self.flush_output()
+
+    cdef int writable(self) except -1:
+        return self.flush_output()
+
+    def flush(self):
+        """Write what the kernel takes, then see what that changes."""
+        self.flush_output()
+
+    cdef int flush_output(self) except -1:
+        if self._state == CLOSED or self._state == LINGERING:
+            return 0
+        self._send_some()
+        if not self._output() and not self.closed:
+            if self._state == FLUSHING:
+                self._linger()
+            elif self._write_eof and self._broken is None:
+                self._shutdown()
+        return self._update_events()
+
+    cdef int _send_some(self) except -1:
+        """Hand the kernel one send's worth, and see to the water marks."""
+        if self.core.gather_owner is <void*>self:
+            self._send_gathered()
+        elif self._waiting and self._broken is None:
+            self._send_waiting()
+        return self._keep_water_marks()
+
+    cdef int _send_gathered(self) except -1:
+        cdef Core core = self.core
+        cdef Py_ssize_t size = core.gathered, sent
+        sent = core.sys.send(self._sock, core.gather, size, MSG_NOSIGNAL)
+        if sent == size:
+            core.gather_owner = NULL
+            return self._sent(sent)
+        if sent >= 0 or _would_block(errno):
+            if sent > 0:
+                self._sent(sent)
+                core.gathered = size - sent
+                memmove(core.gather, core.gather + sent, size - sent)
+            return self._spill()
+        core.gather_owner = NULL
+        return self._write_failed(errno)
+
+    cdef int _send_waiting(self) except -1:
+        """Send the chunks and the tail, as much as one call and one turn may."""
+        cdef iovec parts[PARTS]
+        cdef msghdr message
+        cdef Py_ssize_t left = WRITE_SIZE, index = self._first, offset = self._offset, size, sent
+        cdef int count = 0
+        cdef PyObject* chunk
+        if self._chunks is not None:
+            while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
+                chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
+                size = min(PyBytes_GET_SIZE(<object>chunk) - offset, left)
+                parts[count].iov_base = PyBytes_AS_STRING(<object>chunk) + offset
+                parts[count].iov_len = size
+                left -= size
+                count += 1
+                index += 1
+                offset = 0
+        # The tail comes last, and only if every chunk is in.
+        size = min(self._tail_end - self._tail_start, left)
+        if size > 0 and (self._chunks is None or index == PyList_GET_SIZE(self._chunks)):
+            parts[count].iov_base = self._tail + self._tail_start
+            parts[count].iov_len = size
+            count += 1
+        if count == 1:
+            sent = self.core.sys.send(self._sock, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
+        else:
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = parts
+            message.msg_iovlen = count
+            sent = self.core.sys.sendmsg(self._sock, &message, MSG_NOSIGNAL)
+        if sent < 0:
+            return 0 if _would_block(errno) else self._write_failed(errno)
+        self._waiting -= sent
+        self._sent(sent)
+        return self._forget_sent(sent)
+
+    cdef int _forget_sent(self, Py_ssize_t sent) except -1:
+        """Let go of what the kernel has taken."""
+        cdef Py_ssize_t size, count
+        if self._waiting == 0:
+            self._drop_output()
+            return 0
+        if self._chunks is not None:
+            count = PyList_GET_SIZE(self._chunks)
+            while self._first < count:
+                size = PyBytes_GET_SIZE(<object>PyList_GET_ITEM(<PyObject*>self._chunks, self._first)) - self._offset
+                if sent < size:
+                    self._offset += sent
+                    sent = 0
+                    break
+                sent -= size
+                give_item(self._chunks, self._first)
+                self._chunks[self._first] = None  # the bytes go now, the places in one step
+                self._first += 1
+                self._offset = 0
+            if self._first == count:
+                self._chunks, self._first = None, 0
+            elif self._first > 64 and 2 * self._first > count:
+                del self._chunks[:self._first]
+                self._first = 0
+        self._tail_start += sent
+        return 0
+
+    cdef int _sent(self, Py_ssize_t size) except -1:
+        self._bytes_sent += size
+        if self._timer is not None:
+            self._last_activity = self.core.now()
+        return 0
+
+    cdef void _drop_output(self) noexcept:
+        cdef Py_ssize_t index
+        if self._chunks is not None:
+            for index in range(self._first, PyList_GET_SIZE(self._chunks)):
+                give_item(self._chunks, index)
+            self._chunks = None
+        self._first = self._offset = 0
+        free(self._tail)
+        self._tail = NULL
+        self._tail_start = self._tail_end = self._tail_room = self._waiting = 0
+
+    cdef int _keep_water_marks(self) except -1:
+        if self._state != OPEN or self._broken is not None:
+            return 0
+        if self._full:
+            # In a turn of its own: a producer whose peer reads as fast as it writes must not keep the others waiting.
+            if self._output() <= self._low_water:
+                self._continue_soon()
+        elif self._output() > self._high_water:
+            self._full = True
+            self._dispatch("pause_writing", ())
+        return 0
+
+    cdef int _write_failed(self, int number) except -1:
+        """Nothing more can be sent.  What a peer that is gone has sent may still be held, or readable: that first."""
+        self._drop_output()
+        self._broken = _os_error(number)
+        self._full = False
+        if self._state != OPEN or self._eof_told or number not in PEER_GONE:
+            return self._failed_io(self._broken)
+        return self._continue_soon()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    cdef int _close(self, object reason, object exc) except -1:
+        """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""
+        if self._state != OPEN:
+            return 0
+        self._state = FLUSHING
+        self.close_reason, self._exc = reason, exc
+        self._pending = None
+        self._last_activity = self.core.now()
+        self._arm(self._limits.flush_timeout, self._flush_too_slow)
+        self._update_events()
+        return self._flush_unless_corked()
+
+    cdef int _linger(self) except -1:
+        """Everything is written: FLUSHING -> LINGERING, unless there is nothing to wait for."""
+        if self._eof or not self._limits.linger or self._broken is not None:
+            return self._end(None, None)
+        self._state = LINGERING
+        self._arm(self._limits.linger, self._finish)
+        self._shutdown()
+        return self._update_events()
+
+    cdef int _shutdown(self) noexcept:
+        # ENOTCONN: not connected any more; the next read says why.
+        return self.core.sys.shutdown(self._sock, SHUT_WR)
+
+    def _flush_too_slow(self):
+        seconds, left = self._limits.flush_timeout, self._output()
+        if not self._quiet_for(seconds, self._flush_too_slow):
+            return
+        # The first cause is what counts, if there is one.
+        if self._exc is None:
+            self._end(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
+        else:
+            self._end(None, None)
+
+    def _idle(self):
+        seconds = self._limits.idle_timeout
+        if self._quiet_for(seconds, self._idle):
+            self._close(CloseReason.IDLE, idle_too_long(seconds))
+
+    cdef bint _quiet_for(self, double seconds, object callback) except -1:
+        """Tell whether no byte has moved for so long; if one has, come again when that could be so."""
+        cdef double left = self._last_activity + seconds - self.core.now()
+        if left > 0:
+            self._arm(left, callback)
+        return left <= 0
+
+    cdef int _failed_io(self, object exc) except -1:
+        # A closing connection keeps its reason, unless that says that all is well: output was lost.
+        if self._state == OPEN or (self._state == FLUSHING and self._exc is None):
+            return self._end(CloseReason.RESET if exc.errno in PEER_GONE else CloseReason.ERROR, exc)
+        return self._end(None, None)
+
+    def _finish(self):
+        self._end(None, None)
+
+    cdef int _end(self, object reason, object exc) except -1:
+        """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
+        cdef Core core = self.core
+        cdef int fd = self._sock
+        if self._state == CLOSED:
+            return 0
+        if reason is not None:
+            self.close_reason, self._exc = reason, exc
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        core.forget(self)
+        if self._peer is None:
+            self._peer = self._ask(peer_address)  # asked for in logs, and gone with the socket
+        self._state = CLOSED
+        self.closed = True
+        self._sock = -1
+        core.sys.close(fd)
+        self._pending = None
+        if core.gather_owner is <void*>self:
+            core.gather_owner = NULL
+        self._drop_output()
+        self._decoder = None
+        # Not from inside whatever called close(): a callback never runs in the middle of another one.
+        core.schedule(self._lost, (), None)
+        return 0
+
+    def _lost(self):
+        cdef Core core = self.core
+        cdef bint outer = core.dispatching
+        core.dispatching = True  # what it sends to others is a batch, too
+        try:
+            # None where a factory forgot its return: that was the reason of the end, and has been told.
+            if self.protocol is not None and self._function is None:
+                self.protocol.connection_lost(self._exc)
+        finally:
+            core.dispatching = outer
+            if self._on_lost is not None:
+                self._on_lost(self, self._exc)
+
+    # --- small parts -------------------------------------------------------------------------------------------
+
+    def _ask(self, question):
+        """Return what the standard library finds out about the socket."""
+        sock = socket.socket(fileno=self._sock)
+        try:
+            return question(sock)
+        finally:
+            sock.detach()
+
+    cdef object _dispatch(self, str name, tuple args):
+        """Run a callback of the application; what it sends leaves with one send when it returns."""
+        cdef Core core = self.core
+        cdef bint outer = core.dispatching, corked = self._corked
+        if type(self.protocol) is FunctionProtocol:  # whose other callbacks do nothing
+            if not corked:
+                self.flush_output()
+            return None
+        core.dispatching = self._corked = True
+        try:
+            return getattr(self.protocol, name)(*args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._close(CloseReason.HANDLER, exc)
+            return None
+        finally:
+            self._corked = corked
+            core.dispatching = outer
+            if not corked:
+                self.flush_output()
+
+    cdef int _update_events(self) except -1:
+        """Watch for what this state has a use for; the one place that talks to the selector."""
+        cdef int events = 0
+        if self._state == LINGERING:
+            events = EVENT_READ
+        elif self._state == OPEN and not (self._eof or self._paused) and self._pending is None and self._fault is None:
+            # Whoever does not take the answers gets no more questions answered.
+            events = 0 if self._full and self._throttle else EVENT_READ
+        if self._state <= FLUSHING and self._broken is None and self._output():
+            events |= EVENT_WRITE
+        if events == self.wanted or self._state == CLOSED:
+            return 0
+        return self.core.want(self, self._sock, events)
+
+    cdef int _arm(self, double seconds, object callback) except -1:
+        """Set the one timer that each state has."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.core.schedule_at(self.core.now() + seconds, callback, (), None)
+        return 0
+
+    cdef int _touch(self) except -1:
+        if self._timer is not None:
+            self._last_activity = self.core.turn_time
+        return 0
+
+
+cdef inline bint _would_block(int number) noexcept:
+    return number == EAGAIN or number == EINTR  # on Linux EWOULDBLOCK is EAGAIN
+
+
+cdef object _os_error(int number):
+    return OSError(number, os.strerror(number))
+
+
+cdef bint _all_plain(Codec codec, list payloads) except -1:
+    """Tell whether these are nothing but bytes; raise FrameTooLarge for the first that the framing does not allow."""
+    cdef Py_ssize_t index, size
+    cdef PyObject* payload
+    for index in range(PyList_GET_SIZE(payloads)):
+        payload = PyList_GET_ITEM(<PyObject*>payloads, index)
+        if type(<object>payload) is not bytes:
+            return False
+        size = PyBytes_GET_SIZE(<object>payload)
+        if size > codec.limit or <int64_t>size + codec.delta < 0:
+            codec.check_payload(size)  # raises
+    return True

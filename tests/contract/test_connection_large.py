@@ -1,0 +1,129 @@
+"""Large frames: received where they stay, sent without a copy, their memory used again, and nobody sees any of it."""
+# ruff: noqa: F401, F811 - pytest finds a fixture by its name in the module
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from peers import BatchRecorder, FrameRecorder, connection_class, echo, encode, kernel, world
+
+from evloop import CloseReason
+
+LEAST = 32768  # from here on a body's memory is kept for another
+SIZES = [0, 1, 16383, 16384, 16385, LEAST - 1, LEAST, LEAST + 1, 65536, 65537, 262139, 262140, 262141, 262144, 1 << 20]
+
+
+def payload(size, number):
+    """Return *size* bytes that no other number has at the same place."""
+    return (random.Random(number).randbytes(1021) * (size // 1021 + 1))[:size]
+
+
+@pytest.mark.parametrize("recorder", [FrameRecorder, BatchRecorder])
+@pytest.mark.parametrize("size", SIZES)
+def test_connection_equal_large_frames_arrive_as_they_were_sent(world, recorder, size):
+    """The second one of a size is received unseen where it will stay; the one that was kept must not change."""
+    rec = recorder()
+    world.connect(rec)[1].write(encode(*[payload(size, number) for number in range(7)]))
+    world.until(lambda: len(rec.frames) == 7)
+    assert rec.frames == [payload(size, number) for number in range(7)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_connection_large_frames_of_changing_sizes_cut_at_random_are_echoed(world, seed):
+    """A guess that is wrong in any way costs a copy and nothing else; some are kept, most are let go."""
+    rng = random.Random(seed)
+    sizes = [rng.choice(SIZES) if rng.random() < 0.5 else rng.choice((20000, 40000, 100000)) for _ in range(30)]
+    kept, views = [], []
+
+    def keep_some(rec, frame):
+        number = len(kept)
+        kept.append(frame if number % 5 == 0 else None)
+        if number % 7 == 0:
+            views.append((number, memoryview(frame)[:100]))
+        rec.conn.send(frame)
+        rec.frames.clear()
+
+    rec = FrameRecorder(frame=keep_some)
+    _, peer = world.connect(rec, reading=True)
+    stream = encode(*[payload(size, number) for number, size in enumerate(sizes)])
+    at = 0
+    while at < len(stream):
+        step = rng.choice((1, 3, 4, 5, 4096, 20004, 40004, 65540, 300_000))
+        peer.write(stream[at : at + step])
+        at += step
+        world.turn(rng.randrange(3))
+    world.until(lambda: len(kept) == len(sizes) and len(peer.received) == len(stream))
+    assert peer.received == stream
+    assert [frame for frame in kept if frame is not None] == [
+        payload(size, number) for number, size in enumerate(sizes) if number % 5 == 0
+    ]
+    assert all(view == payload(sizes[number], number)[:100] for number, view in views)
+
+
+@pytest.mark.parametrize("before", [1, 3, 4, 5, 100, 20000])
+def test_connection_end_inside_a_guessed_frame_is_truncated(world, before):
+    """A stream of equal frames that stops in the middle of one."""
+    rec = FrameRecorder()
+    frame = payload(40000, 1)
+    _, peer = world.connect(rec)
+    peer.write(encode(frame))
+    world.until(lambda: rec.frames)
+    peer.write(encode(frame)[:before], fin=True)
+    world.until(lambda: rec.lost)
+    assert (rec.frames, rec.reason) == ([frame], CloseReason.TRUNCATED)
+
+
+def test_connection_end_instead_of_a_guessed_frame_is_the_peers(world):
+    """Nothing came where a frame was expected."""
+    rec = FrameRecorder()
+    _, peer = world.connect(rec)
+    peer.write(encode(payload(40000, 1)))
+    world.until(lambda: rec.frames)
+    peer.write(b"", fin=True)
+    world.until(lambda: rec.lost)
+    assert (rec.exc, rec.reason) == (None, CloseReason.PEER)
+
+
+def test_connection_fault_where_a_guessed_frame_was_expected_is_that_fault(world):
+    """The header is judged as ever."""
+    rec = FrameRecorder()
+    _, peer = world.connect(rec, max_frame=50000)
+    peer.write(encode(payload(40000, 1)))
+    world.until(lambda: rec.frames)
+    peer.write(b"\x00\x00\xc3\x51" + bytes(40000), fin=True)
+    world.until(lambda: rec.lost)
+    assert (len(rec.frames), rec.reason) == (1, CloseReason.FRAME_TOO_LARGE)
+    assert "frame of 50001 bytes exceeds max_frame 50000 at offset 40004" in str(rec.exc)
+
+
+def test_connection_failed_read_of_a_guessed_frame_ends_it(world, kernel):
+    """The errno is that of the read, whatever was tidied up after it."""
+    rec = FrameRecorder()
+    conn, peer = world.connect(rec)
+    peer.write(encode(payload(40000, 1)))
+    world.until(lambda: rec.frames)
+    kernel.fail_reads(conn, 110)
+    peer.write(b"x")
+    world.until(lambda: rec.lost)
+    assert (rec.exc.errno, rec.reason) == (110, CloseReason.RESET)
+
+
+def test_connection_hash_of_a_kept_large_frame_is_its_own(world):
+    """An object that is used again must not remember the hash of what it held."""
+    hashes = []
+    rec = FrameRecorder(frame=lambda rec, frame: (hashes.append(hash(frame)), rec.frames.clear()))
+    world.connect(rec)[1].write(encode(*[payload(40000, number) for number in range(10)]))
+    world.until(lambda: len(hashes) == 10)
+    assert hashes == [hash(payload(40000, number)) for number in range(10)]
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_connection_many_large_answers_at_once_leave_in_order(world, count):
+    """More parts than one sendmsg takes, small ones among them."""
+    answers = [payload(17000 if number % 3 else 10, number) for number in range(count)]
+    rec = FrameRecorder(frame=lambda rec, frame: [rec.conn.send(answer) for answer in answers])
+    _, peer = world.connect(rec, reading=True)
+    peer.write(encode(b"go"))
+    world.until(lambda: len(peer.received) == len(encode(*answers)))
+    assert peer.received == encode(*answers)
