@@ -16,6 +16,7 @@ cdef class Connection(Endpoint):
     cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
     cdef FrameDecoder _decoder
     cdef Py_ssize_t _high_water, _low_water
+    cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
     # where it is in its life
     cdef readonly object close_reason
     cdef object _exc, _timer
@@ -50,10 +51,10 @@ cdef class Connection(Endpoint):
     cdef bint _held(self) noexcept
     cdef int _continue_soon(self) except -1
     cdef int _dispatch_pending(self) except -1
+    cdef int _dispatch_one(self, object frame) except -1
     cdef int _deliver_pending(self) except -1
     cdef int _peer_closed(self) except -1
     cdef bint _may_put(self) except -1
-    cdef bint _may_put_size(self, Py_ssize_t size) except -1
     cdef int _append(self, bytes payload) except -1
     cdef int _append_chunk(self, bytes chunk) except -1
     cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL

@@ -41,7 +41,7 @@ cdef class FrameDecoder:
     cdef Py_ssize_t _max_frame
     cdef uint64_t _low, _high, _fast_low, _fast_high
     # the item being read: its header, its body or sink, how much of it is there
-    cdef int _state
+    cdef int _state               # 0: between frames, or in a header
     cdef int _header_size         # header bytes in the scratch
     cdef unsigned char[64] _header
     cdef PyObject* _body          # the final bytes object, or NULL; owned, never exposed before it is whole
@@ -70,6 +70,7 @@ cdef class FrameDecoder:
     cdef Py_ssize_t guessed(self) noexcept
     cdef unsigned char* guess(self, unsigned char** header) except NULL
     cdef bytes received_guess(self, Py_ssize_t size)
+    cdef object feed_one(self, const unsigned char* data, Py_ssize_t size)
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room)
     cdef int _out_of_memory(self, object exc, list items) except -1
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size, object owner, list items,

@@ -191,6 +191,8 @@ cdef class Core:
     cdef int flush_dirty(self) except -1
     cdef double time_to_wait(self, double timeout) except? -2
     cdef int wait(self, double timeout) except -1
+    cdef int run_event(self, int index) except -1
+    cdef int append_event(self, int index) except -1
     cdef int append_due_timers(self) except -1
     cdef int check_closed(self) except -1
     cdef int check_usable(self) except -1

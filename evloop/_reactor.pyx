@@ -1,3 +1,4 @@
+# cython: auto_pickle=False
 """The reactor at C speed: the twin of ``_reactor_py.py``, with the same classes and methods in the same order.
 
 What differs: it brings its own selector for epoll, with a way in that makes no Python object per event; changes of
@@ -9,7 +10,6 @@ Rule: nothing in this file may import asyncio, know a frame or a connection, or 
 Read next: ``_syscalls.h``, ``_reactor.pxd``, ``_reactor_lifecycle.py``.
 """
 
-# cython: auto_pickle=False
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -1231,16 +1231,25 @@ cdef class Core:
     cdef int turn(self, double timeout) except -1:
         cdef Py_ssize_t left
         cdef object entry
+        cdef int events, done = 0
         self.flush_dirty()
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
-        self.wait(self.time_to_wait(timeout))
+        events = self.wait(self.time_to_wait(timeout))
         self._awake = True
-        PyErr_CheckSignals()  # after the FIFO has what the wait found; a turn of C code alone would never look
-        # After the I/O: a reactor that was held up must not time out the peers whose data is waiting.
-        self.append_due_timers()
-        self._turns += 1
-        # What these add is for the next turn, or a callback that calls call_soon would starve the fds.
-        left = self.ready.count
+        try:
+            PyErr_CheckSignals()  # a turn of C code alone would never look
+            # After the I/O: a reactor that was held up must not time out the peers whose data is waiting.
+            self.append_due_timers()
+            self._turns += 1
+            # What these add is for the next turn, or a callback that calls call_soon would starve the fds.
+            left = self.ready.count
+            while done < events:
+                done += 1
+                self.run_event(done - 1)
+        finally:
+            while done < events:  # an exit ends the run: what was not run yet is for the next one
+                self.append_event(done)
+                done += 1
         while left > 0 and self.ready.count > 0:
             left -= 1
             entry = self.ready.pop()
@@ -1253,22 +1262,45 @@ cdef class Core:
         return 0
 
     cdef int wait(self, double timeout) except -1:
-        """Append what is ready to the FIFO."""
+        """Wait; append what is ready to the FIFO, or return how many events of our own epoll would be its first."""
         cdef _Epoll epoll = self.epoll
-        cdef Endpoint endpoint
-        cdef int index, fd, count
+        cdef int index, count
         if epoll is None:
             self._process_events(self._any_selector.select(None if timeout < 0 else timeout))
             return 0
         count = epoll.wait(timeout)
-        for index in range(count):
-            fd = epoll.slot_of(&epoll.events[index])
-            if fd >= 0:
-                endpoint = <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd)
-                _happened(self, endpoint, _mask(epoll.events[index].events, epoll.slots[fd].wanted))
         self._events += count
         if epoll.failures is not None:
             self._report_failures()
+        # With nothing before them in the FIFO they need not go through it: each is run straight from epoll's array.
+        if self.ready.count == 0:
+            return count
+        for index in range(count):
+            self.append_event(index)
+        return 0
+
+    cdef int run_event(self, int index) except -1:
+        """Run the endpoint of an event, unless the fd was given back since or it is no longer wanted."""
+        cdef _Epoll epoll = self.epoll
+        cdef Endpoint endpoint
+        cdef int fd, mask
+        if epoll is None or index >= epoll._capacity:  # a callback has put in another selector
+            return 0
+        fd = epoll.slot_of(&epoll.events[index])
+        if fd >= 0:
+            mask = _mask(epoll.events[index].events, epoll.slots[fd].wanted)
+            if mask:
+                endpoint = <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd)
+                endpoint._revents = endpoint._revents | mask if endpoint.queued else mask
+                endpoint.run()
+        return 0
+
+    cdef int append_event(self, int index) except -1:
+        cdef _Epoll epoll = self.epoll
+        cdef int fd = epoll.slot_of(&epoll.events[index])
+        if fd >= 0:
+            _happened(self, <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd),
+                      _mask(epoll.events[index].events, epoll.slots[fd].wanted))
         return 0
 
     def _process_events(self, events):

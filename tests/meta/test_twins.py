@@ -19,7 +19,7 @@ CLASSES = ("Codec", "Framing", "FrameDecoder")
 COMPILED_ONLY = {
     "FrameDecoder": {
         *("__dealloc__", "feed_pointer", "_grow", "_keep", "_header_bytes", "_drop_body", "_out_of_memory"),
-        *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess"),
+        *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess", "feed_one"),
     },
     # The pure one writes headers with int.to_bytes; the compiled one stores into memory.
     "Codec": {"write_header", "header_length", "check_payload"},
@@ -160,5 +160,8 @@ def test_connection_twins_have_the_same_public_names_and_signatures(pytestconfig
     assert found[0] == found[1]
     methods = [name for name in sorted(found[1]) if callable(getattr(Pure, name))]
     for name in methods:
-        assert (name, parameters(getattr(Compiled, name))) == (name, parameters(getattr(Pure, name)))
+        compiled, pure = (
+            parameters(getattr(cls, name))[1:] for cls in (Compiled, Pure)
+        )  # a builtin's self has no name
+        assert (name, compiled) == (name, pure)
         assert (name, first_line(getattr(Compiled, name))) == (name, first_line(getattr(Pure, name)))
