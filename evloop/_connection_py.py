@@ -354,6 +354,7 @@ class Connection(Endpoint):
 
     def _put(self, data: bytes, frames: int) -> None:
         if self._write_eof:
+            self._reactor._check_closed()  # in a forked child, that is why
             raise RuntimeError("send() after write_eof()")
         if self._state is not OPEN or self._broken is not None:
             return
@@ -518,6 +519,12 @@ class Connection(Endpoint):
             reactor.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+
+    def _forked(self) -> None:
+        """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
+        self._state = CLOSED
+        self.closed = self._write_eof = self._scheduled = True  # so send() raises, and nothing asks for another turn
+        self._sock.close()
 
     # --- small parts -------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from evloop._reactor_fork import Refusal, close_after_fork
 from evloop._reactor_lifecycle import Lifecycle
 
 cdef extern from "_syscalls.h":
@@ -428,6 +429,9 @@ cdef class Endpoint:
         """Report an exception that a method let escape; the endpoint stays registered."""
         context = {"message": f"Exception in endpoint {self!r}", "exception": exc, "endpoint": self}
         self._reactor.call_exception_handler(context)
+
+    def _forked(self):
+        """Called in a forked child while registered: this is a copy, whose fd may be closed and not be used."""
 
 
 @cython.final
@@ -887,6 +891,7 @@ cdef class Core:
     def __cinit__(self, *args, **kwargs):
         # Until __init__ has run, or after one that failed, it behaves as a closed one.
         self._closed = True
+        self._refusal = "Reactor is closed"
         self.sys = &evl_libc
         self.ready = ReadyQueue()
         self._to_flush = ReadyQueue()
@@ -907,6 +912,7 @@ cdef class Core:
         except BaseException:
             self._wakeup.close_fd()
             raise
+        close_after_fork(self)
 
     # BaseEventLoop's __init__ runs after ours and assigns a deque.  To keep our ring is to take over what is in it:
     # code that asks for the attribute each time, as all of asyncio does, sees one queue.
@@ -1232,6 +1238,7 @@ cdef class Core:
         cdef Py_ssize_t left
         cdef object entry
         cdef int events, done = 0
+        self.check_closed()  # the turn before may have forked, and this be the child
         self.flush_dirty()
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
         events = self.wait(self.time_to_wait(timeout))
@@ -1243,11 +1250,11 @@ cdef class Core:
             self._turns += 1
             # What these add is for the next turn, or a callback that calls call_soon would starve the fds.
             left = self.ready.count
-            while done < events:
+            while done < events and not self._closed:
                 done += 1
                 self.run_event(done - 1)
         finally:
-            while done < events:  # an exit ends the run: what was not run yet is for the next one
+            while done < events and not self._closed:  # an exit ends the run: what was not run yet is for the next one
                 self.append_event(done)
                 done += 1
         while left > 0 and self.ready.count > 0:
@@ -1399,7 +1406,7 @@ cdef class Core:
 
     cdef int check_closed(self) except -1:
         if self._closed:
-            raise RuntimeError("Reactor is closed")
+            raise RuntimeError(self._refusal)
         return 0
 
     cdef int check_usable(self) except -1:
@@ -1421,6 +1428,19 @@ cdef class Core:
         self._wakeup.close_fd()
         if self._signals is not None:
             self._signals.close()
+
+    def _forked(self, owner):
+        """Become unusable: this is the copy, in a child process, of a reactor that belongs to process *owner*."""
+        if self._closed:
+            return
+        self._closed = True
+        self._refusal = f"this reactor belongs to process {owner}; make a new one after fork()"
+        endpoints = [key.data for key in self._any_selector.get_map().values()]
+        self._thread_id = None  # a thread that ran it is not in this process, unless it is the one that has forked
+        self._close_core()
+        self.ready.push(Refusal(self._check_closed))
+        for endpoint in endpoints:
+            endpoint._forked()
 
 
 class Reactor(Lifecycle, Core):

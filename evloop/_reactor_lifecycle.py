@@ -83,6 +83,7 @@ class Lifecycle(Core):
         self._wakeup.pending = False
         try:
             yield
+            self._check_closed()  # a child that the last turn has forked: its run is not the parent's
             self._flush_dirty()  # what the last turn queued must not wait for a run that may never come
         finally:
             self._stopping = False
@@ -114,6 +115,13 @@ class Lifecycle(Core):
         for sig in list(self._signal_handlers):
             self.remove_signal_handler(sig)
         self._close_core()
+
+    def _forked(self, owner: int) -> None:
+        # Else this process would ignore SIGTERM, and its signals' numbers would go to the parent, through the shared
+        # wake-up socket.
+        for sig in list(self._signal_handlers):
+            self.remove_signal_handler(sig)
+        super()._forked(owner)
 
     def __enter__(self) -> Self:
         self._check_closed()

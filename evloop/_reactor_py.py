@@ -23,6 +23,7 @@ from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
+from evloop._reactor_fork import Refusal, close_after_fork
 from evloop._reactor_lifecycle import Lifecycle
 
 IMPLEMENTATION = "python"
@@ -179,6 +180,9 @@ class Endpoint:
         context = {"message": f"Exception in endpoint {self!r}", "exception": exc, "endpoint": self}
         self._reactor.call_exception_handler(context)
 
+    def _forked(self) -> None:
+        """Called in a forked child while registered: this is a copy, whose fd may be closed and not be used."""
+
 
 class _FdWatch(Endpoint):
     """The endpoint of an fd watched with add_reader or add_writer.  Owns: one Handle a direction."""
@@ -256,6 +260,7 @@ class Core:
     _implementation = IMPLEMENTATION
     _own_fds = 1  # registered by the core itself
     _stale = 0  # events of fds that were given back, which cannot come: see Endpoint
+    _refusal = "Reactor is closed"  # what a use of it is answered with, once it is
     call_exception_handler: Callable[[dict[str, Any]], None]
 
     def __init__(
@@ -285,6 +290,7 @@ class Core:
         except BaseException:
             self._wakeup.close()
             raise
+        close_after_fork(self)
 
     # --- scheduling ----------------------------------------------------------------------------------------------
 
@@ -488,6 +494,7 @@ class Core:
 
     def _turn(self, timeout: float | None = None) -> None:
         """Turn the wheel once, waiting at most *timeout* seconds (None: as long as nothing happens)."""
+        self._check_closed()  # the turn before may have forked, and this be the child
         self._flush_dirty()
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
         events = self._selector.select(self._time_to_wait(timeout))
@@ -565,7 +572,7 @@ class Core:
 
     def _check_closed(self) -> None:
         if self._closed:
-            raise RuntimeError("Reactor is closed")
+            raise RuntimeError(self._refusal)
 
     def _check_usable(self) -> None:
         self._check_closed()
@@ -581,6 +588,19 @@ class Core:
         if self._selector is not None:  # asyncio's close() has closed it already
             self._selector.close()
         self._wakeup.close()
+
+    def _forked(self, owner: int) -> None:
+        """Become unusable: this is the copy, in a child process, of a reactor that belongs to process *owner*."""
+        if self._closed:
+            return
+        self._closed = True
+        self._refusal = f"this reactor belongs to process {owner}; make a new one after fork()"
+        endpoints = [key.data for key in self._selector.get_map().values()]
+        self._thread_id = None  # a thread that ran it is not in this process, unless it is the one that has forked
+        self._close_core()
+        self._ready.append(Refusal(self._check_closed))
+        for endpoint in endpoints:
+            endpoint._forked()
 
 
 class Reactor(Lifecycle, Core):

@@ -19,6 +19,11 @@ neither to it, nor to anybody who has got the same fd number since.
 Threads: "Reactor thread only" is the thread that runs the reactor, and, while none does, the one that sets it up.
 ``call_soon_threadsafe`` may be called from any thread and from signal handlers, and so may what says "Any thread".
 
+Fork: a reactor belongs to the process that made it.  In a child its copy is closed before ``os.fork()`` returns: every
+use raises RuntimeError, which names the owner; signals are handled as before the reactor took them; the parent's
+reactor and its connections notice nothing.  A run that the child is inside of ends with that error when the callback
+returns.  A child leaves with ``os._exit()``, or makes a reactor of its own.
+
 Errors: what a callback or an endpoint lets escape goes to ``call_exception_handler``, and the reactor goes on; only
 SystemExit and KeyboardInterrupt end the run, after which the reactor can run again.
 

@@ -293,6 +293,11 @@ class _Listener(Endpoint):
             self.resting = False
             self._reactor.register(self.sock, EVENT_READ, self)
 
+    def _forked(self) -> None:
+        self.closed = True
+        self.sock.close()
+        self.server._unix_identity = None  # the path is the parent's to remove
+
     def close(self) -> None:
         """Stop watching and close the socket.  Idempotent."""
         if not self.closed:
@@ -347,11 +352,12 @@ def serve(
                 ready(server)
             reactor.run_forever()
         finally:
-            server.close()
-            for conn in list(server.connections):
-                conn.abort()
-            # Left by an exception: every protocol is told its end all the same.
-            reactor.run_until(lambda: not server.connections, deadline=reactor.time() + FAREWELL)
+            if not reactor.is_closed():  # as it is in a child that a handler has forked
+                server.close()
+                for conn in list(server.connections):
+                    conn.abort()
+                # Left by an exception: every protocol is told its end all the same.
+                reactor.run_until(lambda: not server.connections, deadline=reactor.time() + FAREWELL)
 
 
 def _stop(server: Server, reactor: Reactor, sig: int) -> None:
