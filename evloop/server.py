@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from selectors import EVENT_READ
 from typing import Any
 
@@ -28,6 +28,7 @@ from evloop.sockets import (
     OUT_OF_RESOURCES,
     WOULD_BLOCK,
     address_of,
+    adopt_listeners,
     listen,
     local_address,
     raise_fd_limit,
@@ -68,9 +69,13 @@ class Server:
         protocol_factory: instead of *handler*, called without arguments for the protocol of each connection.
         reuse_port: SO_REUSEPORT, for several processes on one port.
         unix_mode: permissions of a UNIX socket's path.
+        sockets: listening sockets (``socket.socket``) to accept on, instead of binding *address*, which is not looked
+            at then; once this has returned they are the server's to close.  Whoever gave them may share them: a UNIX
+            path is not removed at the end, and what is queued on them then is left for the next who accepts.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; max_frame exceeds what the framing can announce.
+        TypeError, ValueError: an argument is wrong; max_frame exceeds what the framing can announce; one of *sockets*
+            does not listen (:func:`evloop.sockets.adopt_listeners`).
 
     States: new, listening, closing (no listener, connections finish), closed.
     Owns: its listeners and connections.  Does not own: the reactor.
@@ -87,12 +92,15 @@ class Server:
         protocol_factory: Callable[[], Protocol] | None = None,
         reuse_port: bool = False,
         unix_mode: int = 0o600,
+        sockets: Iterable[socket.socket] | None = None,
     ) -> None:
         self.reactor = reactor
         self.framing, self.limits = framing_within(framing, limits)
         self.connections: set[Connection] = set()
         self._factory = protocol_factory_of(handler, protocol_factory)
-        self._wanted = parse_address(address)
+        self._given = [] if sockets is None else adopt_listeners(sockets)  # until start()
+        self._shared = sockets is not None
+        self._wanted = local_address(self._given[0]) if self._given else parse_address(address)
         self._reuse_port = reuse_port
         self._unix_mode = unix_mode
         self._listeners: list[_Listener] = []
@@ -116,9 +124,10 @@ class Server:
         limits = self.limits
         self._max_connections = _affordable(limits.max_connections)
         queue = somaxconn()
-        if queue is not None and queue < limits.backlog:
+        if not self._shared and queue is not None and queue < limits.backlog:
             logger.warning("backlog=%d is cut to %d by net.core.somaxconn", limits.backlog, queue)
-        sockets = listen(
+        sockets, self._given = self._given, []
+        sockets = sockets or listen(
             self._wanted,
             backlog=limits.backlog,
             reuse_port=self._reuse_port,
@@ -126,7 +135,7 @@ class Server:
             socket_factory=self.reactor.socket_factory,
         )
         self._listeners = [_Listener(self, sock) for sock in sockets]
-        if self._wanted.kind == "unix":
+        if self._wanted.kind == "unix" and not self._shared:
             self._unix_identity = socket_identity(sockets[0])
 
     @property
@@ -142,7 +151,8 @@ class Server:
     def close(self) -> None:
         """Stop accepting; connections go on.  Idempotent.  Reactor thread only.
 
-        What the kernel has queued is accepted first: those peers have been told that they are connected.
+        What the kernel has queued is accepted first: those peers have been told that they are connected.  Not so on
+        sockets that were given: another process may share them, and serve those peers.
         """
         listeners, self._listeners = self._listeners, []
         self.closing = True
@@ -154,10 +164,13 @@ class Server:
             except OSError as exc:
                 logger.warning("cannot remove %s: %s", self._wanted, exc.strerror)
         with contextlib.ExitStack() as stack:  # each is closed, whatever a callback of a queued peer raises
+            for sock in self._given:
+                stack.callback(sock.close)
             for listener in listeners:
                 stack.callback(listener.close)
             for listener in listeners:
-                listener.accept_queued(self.limits.backlog + 1)
+                if not self._shared:
+                    listener.accept_queued(self.limits.backlog + 1)
 
     def shutdown(self, grace: float | None = None, done: Callable[[], object] | None = None) -> None:
         """Stop accepting, close each connection in good order, and call *done()* when the last one is gone.
@@ -316,6 +329,7 @@ def serve(
     protocol_factory: Callable[[], Protocol] | None = None,
     reuse_port: bool = False,
     unix_mode: int = 0o600,
+    sockets: Iterable[socket.socket] | None = None,
     ready: Callable[[Server], object] | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then stop accepting, flush, close, and return.
@@ -342,6 +356,7 @@ def serve(
             protocol_factory=protocol_factory,
             reuse_port=reuse_port,
             unix_mode=unix_mode,
+            sockets=sockets,
         )
         server.start()
         try:

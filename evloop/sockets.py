@@ -242,6 +242,49 @@ def _listen_unix(path: str, backlog: int, mode: int, factory: Callable[..., sock
     return sock
 
 
+def adopt_listeners(given: Iterable[socket.socket]) -> list[socket.socket]:
+    """Return the listening sockets *given* by somebody else, set up as those of `listen` are.
+
+    That is: non-blocking, close-on-exec, and TCP without Nagle's delay.  A backlog, the permissions of a path and the
+    like stay as they are; so does the path at the end, which is for whoever made it to remove.
+
+    Raises:
+        TypeError: one is no socket.socket.
+        ValueError: there is none; one is there twice, is closed, is neither IPv4, IPv6 nor UNIX, is no stream but
+            datagrams, or does not listen.  Nothing is changed or closed.
+
+    Any thread.
+    """
+    listeners = list(given)
+    if not listeners:
+        raise ValueError("there is no socket to accept on")
+    for sock in listeners:
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"a listening socket must be a socket.socket, not {type(sock).__name__}")
+        fault = _no_listener(sock)
+        if fault:
+            raise ValueError(f"fd {sock.fileno()} {fault}; a server needs listening stream sockets")
+    if len({sock.fileno() for sock in listeners}) < len(listeners):
+        raise ValueError(f"one of {len(listeners)} sockets is given twice")
+    for sock in listeners:
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `listen`: accepted sockets inherit it
+    return listeners
+
+
+def _no_listener(sock: socket.socket) -> str:
+    """Return what keeps a server from accepting on *sock*, "" if nothing does."""
+    if sock.fileno() < 0:
+        return "is closed"
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        return f"is of the address family {int(sock.family)}, not TCP or UNIX"
+    if sock.type != socket.SOCK_STREAM:
+        return f"is a socket of type {int(sock.type)}, not SOCK_STREAM ({int(socket.SOCK_STREAM)})"
+    return "" if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else "does not listen"
+
+
 @contextlib.contextmanager
 def _directory_lock(path: str) -> Iterator[None]:
     """Hold the BSD lock of the directory of *path*: one process at a time replaces or removes sockets in it.

@@ -374,3 +374,62 @@ def test_raise_fd_limit_raises_soft_to_hard_and_reports_both(monkeypatch):
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- listeners from elsewhere ----------------------------------------------------------------------------------------
+
+
+def test_adopt_listeners_sets_them_up_as_listen_does():
+    """A supervisor's socket is blocking, inheritable and has Nagle's delay."""
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        given.set_inheritable(True)
+        given.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        assert sockets.adopt_listeners([given]) == [given]
+        assert (given.getblocking(), given.get_inheritable()) == (False, False)
+        with connect(sockets.local_address(given)), accept(given) as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_adopt_listeners_takes_unix_sockets():
+    """TCP's options are not theirs."""
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(f"\0evloop-test-adopt-{os.getpid()}")
+        given.listen()
+        assert sockets.adopt_listeners(iter([given])) == [given]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (list, ValueError, "there is no socket"),
+        (lambda: [5], TypeError, "must be a socket.socket, not int"),
+        (lambda: [socket.socket()], ValueError, "fd [0-9]+ does not listen"),
+        (lambda: [socket.socket(type=socket.SOCK_DGRAM)], ValueError, r"of type 2, not SOCK_STREAM \(1\)"),
+        (lambda: [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)], ValueError, "of type 5, not"),
+        (lambda: [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)], ValueError, "address family 16, not TCP or UNIX"),
+        (lambda: [closed_socket()], ValueError, "fd -1 is closed"),
+        (lambda: [listening_socket()] * 2, ValueError, "one of 2 sockets is given twice"),
+        (lambda: [listening_socket(), socket.socket()], ValueError, "does not listen"),
+    ],
+)
+def test_adopt_listeners_wrong_socket_raises_and_changes_nothing(make, error, text):
+    """A unit file with ListenDatagram= is found at the start, not by the first accept()."""
+    given = make()
+    try:
+        with pytest.raises(error, match=text):
+            sockets.adopt_listeners(given)
+        assert all(sock.getblocking() for sock in given if isinstance(sock, socket.socket) and sock.fileno() >= 0)
+    finally:
+        for sock in given:
+            if isinstance(sock, socket.socket):
+                sock.close()
+
+
+def listening_socket():
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def closed_socket():
+    sock = socket.socket()
+    sock.close()
+    return sock
