@@ -331,15 +331,18 @@ def serve(
     unix_mode: int = 0o600,
     sockets: Iterable[socket.socket] | None = None,
     ready: Callable[[Server], object] | None = None,
+    stopping: Callable[[Server], object] | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then stop accepting, flush, close, and return.
 
-    A second Ctrl-C does not wait: it raises KeyboardInterrupt.  Outside the main thread signals are left alone, and a
-    handler ends the server with ``server.shutdown(done=server.reactor.stop)``.  The soft limit on file descriptors is
-    raised to the hard one.
+    A second Ctrl-C, or one after SIGTERM, does not wait: it raises KeyboardInterrupt; SIGTERM again changes nothing.
+    SIGHUP, where nobody handles or ignores it (nohup(1) does), is as SIGTERM: the terminal is gone.  Outside the main
+    thread signals are left alone, and a handler ends the server with ``server.shutdown(done=server.reactor.stop)``.
+    The soft limit on file descriptors is raised to the hard one.
 
     Args:
         ready: called with the :class:`Server` once it accepts; ``server.address`` has the real port.
+        stopping: called with it when a signal has ended that.
         The others: as :class:`Server`.
     Raises:
         OSError: the address cannot be had.
@@ -361,8 +364,12 @@ def serve(
         server.start()
         try:
             if threading.current_thread() is threading.main_thread():
-                for sig in (signal.SIGTERM, signal.SIGINT):
-                    reactor.add_signal_handler(sig, _stop, server, reactor, sig)
+                # By default it kills, without a flush, and the path of a UNIX socket stays; an application's own
+                # handler, to reload something, does not end here.
+                hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
+                stop = _Stop(server, reactor, stopping)
+                for sig in (signal.SIGTERM, signal.SIGINT, *hangup):
+                    reactor.add_signal_handler(sig, stop, sig)
             if ready is not None:
                 ready(server)
             reactor.run_forever()
@@ -375,15 +382,30 @@ def serve(
                 reactor.run_until(lambda: not server.connections, deadline=reactor.time() + FAREWELL)
 
 
-def _stop(server: Server, reactor: Reactor, sig: int) -> None:
-    # The second Ctrl-C comes the same way as the first, between two callbacks.  Python's own handler would strike
-    # anywhere, and so in the middle of a close; the price is that it would also have ended a callback that hangs.
-    if sig == signal.SIGINT and server.closing:
-        raise KeyboardInterrupt
-    logger.info(
-        "stopping: %d connections to finish, at most %g s", len(server.connections), server.limits.drain_timeout
-    )
-    server.shutdown(done=reactor.stop)
+class _Stop:
+    """What the signals do to a server that :func:`serve` runs: the first one ends it in good order."""
+
+    def __init__(self, server: Server, reactor: Reactor, stopping: Callable[[Server], object] | None) -> None:
+        self.server = server
+        self.reactor = reactor
+        self.stopping = stopping
+        self.asked = False
+
+    def __call__(self, sig: int) -> None:
+        server = self.server
+        # The second Ctrl-C comes the same way as the first, between two callbacks.  Python's own handler would strike
+        # anywhere, and so in the middle of a close; the price is that it would also have ended a callback that hangs.
+        if sig == signal.SIGINT and server.closing:
+            raise KeyboardInterrupt
+        if self.asked:  # supervisors repeat themselves, and that must not give the connections more time
+            return
+        self.asked = True
+        logger.info(
+            "stopping: %d connections to finish, at most %g s", len(server.connections), server.limits.drain_timeout
+        )
+        server.shutdown(done=self.reactor.stop)
+        if self.stopping is not None:
+            self.stopping(server)
 
 
 def framing_within(framing: Framing | None, limits: Limits | None) -> tuple[Framing | None, Limits]:

@@ -338,3 +338,40 @@ def test_second_interrupt_exits_130_at_once():
         server.signal(signal.SIGINT)
         assert server.finish() == 130
     assert b"Traceback" not in server.err and b"Exception" not in server.err
+
+
+def test_interrupt_during_the_drain_of_sigterm_exits_130_at_once():
+    """The supervisor asked politely, the person at the keyboard does not want to wait."""
+    with Served("echo", LOCAL) as server, server.connect() as sock:
+        sock.sendall(frame(b"x"))
+        receive_frame(sock)
+        server.signal(signal.SIGTERM)
+        server.wait_for("err", b"stopping: 1 connections")
+        server.signal(signal.SIGINT)
+        assert server.finish() == 130
+    assert b"Traceback" not in server.err and b"Exception" not in server.err
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_sigterm_during_the_drain_keeps_draining(first):
+    """Supervisors repeat themselves; what is left to flush is flushed, and the end is a success."""
+    with Served("echo", LOCAL) as server, server.connect() as sock:
+        sock.sendall(frame(b"x"))
+        receive_frame(sock)
+        server.signal(first)
+        server.wait_for("err", b"stopping: 1 connections")
+        for _ in range(3):
+            server.signal(signal.SIGTERM)
+        assert rest_of(sock) == b""
+        sock.close()
+        assert server.finish() == 0
+    assert server.err.count(b"stopping") == 1
+
+
+def test_nohup_lets_the_server_outlive_the_terminal():
+    """nohup(1) ignores SIGHUP; a program that takes it back breaks what its user asked for."""
+    nohup = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with serving("echo", LOCAL, **nohup) as server, server.connect() as sock:
+        server.signal(signal.SIGHUP)
+        sock.sendall(frame(b"still here"))
+        assert receive_frame(sock) == b"still here"

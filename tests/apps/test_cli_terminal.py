@@ -151,13 +151,14 @@ def test_terminal_quiet_shows_no_hint(terminal, upper):
     assert b"Ctrl-D" not in screen.shown
 
 
-def test_terminal_that_hangs_up_ends_the_server_like_any_program(terminal):
-    """A closed window sends SIGHUP; nothing may keep the port after that."""
-    screen = terminal("serve", "echo", "127.0.0.1:0")
+def test_terminal_that_hangs_up_ends_the_server_in_good_order(terminal, tmp_path):
+    """A closed window sends SIGHUP, and takes stderr with it; nothing may keep the port or the path after that."""
+    screen = terminal("serve", "echo", f"unix:{tmp_path}/s")
     screen.wait_for(b"stop it")
     master, screen.master = screen.master, os.open(os.devnull, os.O_RDWR)
     os.close(master)
-    assert screen.process.wait(PATIENCE) == -1
+    assert screen.process.wait(PATIENCE) == 0
+    assert os.listdir(tmp_path) == []
 
 
 def test_terminal_ctrl_c_stops_the_server_in_good_order(terminal):

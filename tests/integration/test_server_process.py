@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import select
 import signal
 import socket
 import threading
+import time
 
 import psutil
 import pytest
@@ -38,7 +40,7 @@ def client(address):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=lambda sig: sig.name)
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda sig: sig.name)
 def test_serve_signal_drains_and_returns(sig):
     """What a supervisor does to a server, a hundred times a day: the answer on its way arrives, the exit code is 0."""
     with python(SERVE, 30, 30) as process:
@@ -81,12 +83,28 @@ def test_serve_second_sigterm_is_as_one():
 
 
 @pytest.mark.slow
-def test_serve_second_sigint_raises_keyboard_interrupt_at_once():
-    """Ctrl-C twice: a person is waiting."""
+def test_serve_sigterm_repeated_does_not_prolong_the_drain():
+    """One stuck client, and a supervisor that asks every 20 ms: the time limit is that of the first signal."""
+    with python(SERVE, 0.5, 30) as process, client(read_line(process)) as stuck:
+        stuck.send(b"big")
+        stuck.recv()
+        deadline = time.monotonic() + PATIENCE
+        process.terminate()
+        while not select.select([process.stderr], [], [], 0.02)[0]:
+            assert time.monotonic() < deadline, "the drain does not end"
+            process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert b"did not finish in time" in process.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda sig: sig.name)
+def test_serve_second_sigint_raises_keyboard_interrupt_at_once(first):
+    """Ctrl-C twice, or after a SIGTERM that seems to hang: a person is waiting."""
     with python(SERVE, 3600, 3600) as process, client(read_line(process)) as stuck:
         stuck.send(b"big")
         stuck.recv()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(first)
         wait_until(lambda: refused(stuck.address))
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == -signal.SIGINT
@@ -157,6 +175,47 @@ os.kill(os.getpid(), signal.SIGTERM)
     with python(source) as process:
         assert read_line(process) == "mine"
         assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whose", ["SIG_IGN", "mine"])
+def test_serve_sighup_that_is_ignored_or_handled_is_left_alone(whose):
+    """nohup(1) ignores it, so that the server outlives the terminal; an application reloads its configuration."""
+    source = f"""
+import signal, evloop
+def mine(*args): print("mine", flush=True)
+signal.signal(signal.SIGHUP, {"signal.SIG_IGN" if whose == "SIG_IGN" else "mine"})
+evloop.serve(lambda conn, frame: conn.send(frame), "127.0.0.1:0",
+             ready=lambda server: print(server.address, flush=True))
+"""
+    with python(source) as process, client(read_line(process)) as peer:
+        process.send_signal(signal.SIGHUP)
+        if whose == "mine":
+            assert read_line(process) == "mine"
+        peer.send(b"served")
+        peer.expect(b"served")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_serve_stopping_is_called_once_when_a_signal_ends_the_accepting():
+    """What a service manager is told; the listener is closed by then, the connections are not."""
+    source = """
+import evloop
+def stopping(server):
+    print("stopping", server.closing, len(server.connections), flush=True)
+evloop.serve(print, "127.0.0.1:0", limits=evloop.Limits(drain_timeout=3600, linger=3600), stopping=stopping,
+             ready=lambda server: print(server.address, flush=True))
+print("returned", flush=True)
+"""
+    with python(source) as process:
+        address = read_line(process)
+        with client(address):
+            process.terminate()
+            assert read_line(process) == "stopping True 1"
+            process.terminate()
+        assert read_line(process) == "returned"
 
 
 def test_serve_outside_of_the_main_thread_serves_and_leaves_signals_alone():
