@@ -49,9 +49,9 @@ def shell(script, *args):
 class Program:
     """A running evloop, whose output can be waited for; killed at the end of a ``with``."""
 
-    def __init__(self, *args, env=None, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options):
+    def __init__(self, *args, env=None, stdin=subprocess.PIPE, stdout=subprocess.PIPE, launcher=(), **options):
         self.process = subprocess.Popen(
-            [*EVLOOP, *args],
+            [*launcher, *EVLOOP, *args],
             env=environment(**(env or {})),
             stdin=stdin,
             stdout=stdout,

@@ -1,5 +1,7 @@
 """``evloop serve echo`` and ``evloop serve upper``: a server in the foreground, until SIGTERM or Ctrl-C.
 
+``--port-file`` and a service manager are told, too; sockets that the manager has opened are taken instead of ADDR.
+
 stdout gets one line per address that is listened on, ``LISTENING tcp 127.0.0.1:9000``, once connecting would succeed:
 a script waits for that.  What is for people, hints and logs, goes to stderr.
 
@@ -13,6 +15,7 @@ import ipaddress
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 import click
 
 import evloop
+from evloop import systemd
 from evloop.apps import echo
 from evloop.cli import exits
 from evloop.cli.commands import Command, Commands
@@ -33,6 +37,7 @@ from evloop.cli.options import (
     framing_within,
     verbosity_options,
 )
+from evloop.cli.readiness import PortFile
 from evloop.cli.standard_streams import forget_stdout
 from evloop.sockets import explain_bind_error
 
@@ -94,6 +99,17 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _port_file_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--port-file",
+        metavar="PATH",
+        default="",
+        envvar="EVLOOP_PORT_FILE",
+        show_envvar=True,
+        help="Write the addresses there, as JSON, once connecting would succeed; removed at the end.",
+    )(function)
+
+
 def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     """Make ``evloop serve NAME`` of a handler."""
 
@@ -101,13 +117,20 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     @click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
     @framing_options
     @_limit_options
+    @_port_file_option
     @verbosity_options
     @click.pass_obj
     def serve(
-        settings: Settings, /, address: evloop.Address, framing: str, max_frame: int | None, **limits: Any
+        settings: Settings,
+        /,
+        address: evloop.Address,
+        framing: str,
+        max_frame: int | None,
+        port_file: str,
+        **limits: Any,
     ) -> None:
         log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
-        _serve(handler, address, framing, max_frame, limits, hints=settings.verbosity >= 0)
+        _serve(handler, address, framing, max_frame, limits, port_file, hints=settings.verbosity >= 0)
 
 
 _ADDR = "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path; port 0 takes a free one."
@@ -139,24 +162,52 @@ def _serve(
     framing_name: str,
     max_frame: int | None,
     limits: dict[str, Any],
+    port_file: str,
     *,
     hints: bool,
 ) -> None:
     framing = framing_within(framing_name, max_frame)
+    manager = systemd.ServiceManager()
+    inherited = _inherited_sockets()  # first: an fd that is missing there must not be found to be a file of ours
     listening = False
 
     def ready(server: evloop.Server) -> None:
         nonlocal listening
         listening = True
+        file.write(server.addresses)
         _announce(server, framing_name, hints=hints)
+        manager.ready(server.reactor)
 
-    try:
-        evloop.serve(handler, address, framing=framing, limits=evloop.Limits(**limits), ready=ready)
-    except OSError as exc:
-        if listening:
-            raise
-        raise exits.Failure(explain_bind_error(address, exc), exits.CANNOT_CONNECT) from exc
+    with contextlib.ExitStack() as stack:
+        for sock in inherited:
+            stack.enter_context(sock)  # until the server has them
+        file = stack.enter_context(PortFile(port_file))
+        try:
+            evloop.serve(
+                handler,
+                address,
+                framing=framing,
+                limits=evloop.Limits(**limits),
+                sockets=inherited or None,
+                ready=ready,
+                stopping=lambda server: manager.stopping(),
+            )
+        except OSError as exc:
+            if listening:
+                raise
+            raise exits.Failure(explain_bind_error(address, exc), exits.CANNOT_CONNECT) from exc
     logger.info("stopped")
+
+
+def _inherited_sockets() -> list[socket.socket]:
+    """Return the sockets to accept on instead of ADDR, if there are any."""
+    try:
+        sockets = [sock for _, sock in systemd.inherited_sockets()]
+    except ValueError as exc:
+        raise exits.Failure(f"cannot listen on the sockets of LISTEN_FDS: {exc}", exits.CANNOT_CONNECT) from exc
+    if sockets:
+        logger.info("LISTEN_FDS: %d sockets to accept on; ADDR is not looked at", len(sockets))
+    return sockets
 
 
 def _announce(server: evloop.Server, framing_name: str, *, hints: bool) -> None:

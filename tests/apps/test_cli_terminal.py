@@ -153,7 +153,7 @@ def test_terminal_quiet_shows_no_hint(terminal, upper):
 
 def test_terminal_that_hangs_up_ends_the_server_in_good_order(terminal, tmp_path):
     """A closed window sends SIGHUP, and takes stderr with it; nothing may keep the port or the path after that."""
-    screen = terminal("serve", "echo", f"unix:{tmp_path}/s")
+    screen = terminal("serve", "echo", f"unix:{tmp_path}/s", "--port-file", str(tmp_path / "port.json"))
     screen.wait_for(b"stop it")
     master, screen.master = screen.master, os.open(os.devnull, os.O_RDWR)
     os.close(master)

@@ -86,6 +86,8 @@ def test_module_imports_only_what_its_layer_may(path):
     inner = name.split(".")[1] if "." in name else ""
     if inner not in ("cli", "apps", "__main__"):
         assert not imported & {"click", "rich", "evloop.cli", "evloop.apps"}
+    if inner != "cli":  # a library does not look at whoever started the process
+        assert "evloop.systemd" not in imported
     if inner != "bench":  # where asyncio is a rival
         assert "asyncio" not in imported
     if inner in ("cli", "apps"):
