@@ -537,6 +537,7 @@ cdef class Connection(Endpoint):
     cdef bint _may_put(self) except -1:
         """Tell whether what is sent now goes anywhere."""
         if self._write_eof:
+            self.core.check_closed()  # in a forked child, that is why
             raise RuntimeError("send() after write_eof()")
         return self._state == OPEN and self._broken is None
 
@@ -886,6 +887,16 @@ cdef class Connection(Endpoint):
             core.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+
+    def _forked(self):
+        """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
+        cdef int fd = self._sock
+        self._state = CLOSED
+        self.closed = self._write_eof = self._scheduled = True  # so send() raises, and nothing asks for another turn
+        self._sock = -1
+        if self.core.gather_owner is <void*>self:
+            self.core.gather_owner = NULL
+        self.core.sys.close(fd)
 
     # --- small parts -------------------------------------------------------------------------------------------
 
