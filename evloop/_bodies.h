@@ -29,9 +29,9 @@ static void evl_give_body(PyObject *body) {
     evl_bodies_total += size;
 }
 
-/* Return a bytes object of |size| bytes, of any content, with one reference; NULL with MemoryError.  One that is up to an
+/* Return a bytes object of |size| bytes, of any content, with one reference, from the pool, or NULL.  One that is up to an
    eighth too long will do: the rest of it is out of use while this one lives. */
-static PyObject *evl_take_body(Py_ssize_t size) {
+static PyObject *evl_pooled_body(Py_ssize_t size) {
     for (int i = evl_bodies_count - 1; size >= EVL_BODY_LEAST && i >= 0; i--) {
         PyObject *body = evl_bodies[i];
         Py_ssize_t room = PyBytes_GET_SIZE(body);
@@ -46,7 +46,13 @@ static PyObject *evl_take_body(Py_ssize_t size) {
 #pragma GCC diagnostic pop
         return body;
     }
-    return PyBytes_FromStringAndSize(NULL, size);
+    return NULL;
+}
+
+/* The same, from the pool or new; NULL with MemoryError. */
+static PyObject *evl_take_body(Py_ssize_t size) {
+    PyObject *body = evl_pooled_body(size);
+    return body ? body : PyBytes_FromStringAndSize(NULL, size);
 }
 
 /* Give the item of |list| at |index| back, if it is a large bytes object that only the list holds; None takes its place. */

@@ -37,6 +37,8 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _tail_start, _tail_end, _tail_room
     cdef Py_ssize_t _waiting      # bytes of both
     cdef bint _corked, _full, _write_eof
+    cdef int64_t _budget_turn     # the turn that the budget is of
+    cdef Py_ssize_t _budget       # bytes that may still be written in it
     cdef object _broken
     # counters
     cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
@@ -64,6 +66,7 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
     cdef int _send_some(self) except -1
+    cdef Py_ssize_t _budget_left(self) noexcept
     cdef int _send_gathered(self) except -1
     cdef int _send_waiting(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1

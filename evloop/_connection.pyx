@@ -53,6 +53,7 @@ cdef extern from "_syscalls.h":
         int l_linger
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object) noexcept
     Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyList_GET_ITEM(PyObject* array, Py_ssize_t index) noexcept
 
@@ -73,6 +74,8 @@ cdef enum:
     # One sendmsg: 64 frames in flight with a header each are 128 parts; the kernel takes 1024 (IOV_MAX).
     PARTS = 128
     FIRST_TAIL = 512
+    # Frames of BODY_LEAST that one read can hold: no more than so many are looked at for their memory.
+    MOST_LARGE = 9
 
 cdef Py_ssize_t ALL = PY_SSIZE_T_MAX
 cdef Py_ssize_t READ_SIZE = RECV_BUFFER
@@ -80,7 +83,7 @@ cdef Py_ssize_t WRITE_SIZE = SEND_BUDGET
 cdef Py_ssize_t MOST_FRAMES = FRAMES_PER_TURN
 cdef Py_ssize_t MOST_DISCARDED = DISCARD_BUDGET
 
-assert SEND_BUDGET <= GATHER_ROOM
+assert GATHER_ROOM <= SEND_BUDGET
 
 
 @cython.final
@@ -88,7 +91,7 @@ cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
 
     def __cinit__(self, *args, **kwargs):
-        self._sock = -1
+        self._sock = self._budget_turn = -1
 
     def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True):
         Endpoint.__init__(self, reactor)
@@ -468,13 +471,17 @@ cdef class Connection(Endpoint):
     cdef int _deliver_pending(self) except -1:
         cdef list frames = self._pending
         cdef object function = self._function
-        cdef Py_ssize_t left
+        cdef Py_ssize_t left, index
         if self._receive_many is not None:
             self._pending = None
             if self._next:
                 del frames[:self._next]
-            self._frames_received += PyList_GET_SIZE(frames)
+            left = PyList_GET_SIZE(frames)
+            self._frames_received += left
             self._receive_many(frames)
+            if left <= MOST_LARGE and Py_REFCNT(frames) == 1:  # nobody kept the list
+                for index in range(min(left, PyList_GET_SIZE(frames))):
+                    give_item(frames, index)
             return 0
         left = min(PyList_GET_SIZE(frames) - self._next, MOST_FRAMES)
         while left > 0:
@@ -673,9 +680,18 @@ cdef class Connection(Endpoint):
             self._send_waiting()
         return self._keep_water_marks()
 
+    cdef Py_ssize_t _budget_left(self) noexcept:
+        """Return how many bytes may still be written in this turn."""
+        if self._budget_turn != self.core._turns:
+            self._budget_turn = self.core._turns
+            self._budget = WRITE_SIZE
+        return self._budget
+
     cdef int _send_gathered(self) except -1:
         cdef Core core = self.core
         cdef Py_ssize_t size = core.gathered, sent
+        if self._budget_left() < size:
+            return self._spill()
         sent = core.sys.send(self._sock, core.gather, size, MSG_NOSIGNAL)
         if sent == size:
             core.gather_owner = NULL
@@ -693,9 +709,11 @@ cdef class Connection(Endpoint):
         """Send the chunks and the tail, as much as one call and one turn may."""
         cdef iovec parts[PARTS]
         cdef msghdr message
-        cdef Py_ssize_t left = WRITE_SIZE, index = self._first, offset = self._offset, size, sent
+        cdef Py_ssize_t left = self._budget_left(), index = self._first, offset = self._offset, size, sent
         cdef int count = 0
         cdef PyObject* chunk
+        if left <= 0:
+            return 0
         if self._chunks is not None:
             while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
                 chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
@@ -754,6 +772,7 @@ cdef class Connection(Endpoint):
 
     cdef int _sent(self, Py_ssize_t size) except -1:
         self._bytes_sent += size
+        self._budget -= size
         if self._timer is not None:
             self._last_activity = self.core.now()
         return 0

@@ -16,8 +16,9 @@ from evloop.errors import CloseReason, FrameTooLarge, FramingError
 # microsecond a callback, 1,024 keep the others waiting for about a millisecond.
 FRAMES_PER_TURN = 1024
 
-# Bytes that one connection may write in a turn, as many as it may read.
-SEND_BUDGET = 256 * 1024
+# Bytes that one connection may write in a turn: the largest frame of the default max_frame leaves with one call, where
+# four calls in as many turns would cost a fifth more.  The copy keeps the others waiting for about 0.1 ms.
+SEND_BUDGET = 1024 * 1024 + 64
 
 # Bytes that closing discards while it waits for the peer's end of the stream: a full read more than the peer is likely
 # to have had under way; who sends more is not about to stop.

@@ -51,6 +51,7 @@ cdef class FrameDecoder:
     cdef Py_ssize_t _filled, _need
     cdef Py_ssize_t _expected     # size of the last frame that came alone
     cdef int _doubt               # so many guesses are left out
+    cdef bint _pooled             # the guessed body came from the pool
     # what a limit held back, and where we are in the stream
     cdef list _rest
     cdef Py_ssize_t _rest_offset

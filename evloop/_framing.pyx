@@ -30,6 +30,7 @@ cdef extern from "_wire.h":
     bint unlikely "EVL_UNLIKELY"(bint) noexcept nogil
 
 cdef extern from "_bodies.h":
+    PyObject* evl_pooled_body(Py_ssize_t size) noexcept
     PyObject* evl_take_body(Py_ssize_t size) except NULL
     void evl_give_body(PyObject* body) noexcept
     void evl_give_item(PyObject* items, Py_ssize_t index) noexcept
@@ -337,7 +338,10 @@ cdef class FrameDecoder:
 
     cdef unsigned char* guess(self, unsigned char** header) except NULL:
         """Return where the body of the next frame would go, if it has the guessed size, and where its header."""
-        self._body = evl_take_body(self._expected)
+        self._body = evl_pooled_body(self._expected)
+        self._pooled = self._body is not NULL
+        if not self._pooled:
+            self._body = evl_take_body(self._expected)
         header[0] = &self._header[0]
         return <unsigned char*>PyBytes_AS_STRING(<object>self._body)
 
@@ -346,10 +350,12 @@ cdef class FrameDecoder:
         cdef Codec codec = self._codec
         cdef Py_ssize_t head = codec.header_size, room = self._expected, body = min(size - head, room)
         cdef uint64_t value
-        # At least an eighth of the body: memory follows what has arrived.
-        if body >= room // GROWTH:
+        cdef bint right = False
+        if body >= 0:
             value = evl_load(self._header, codec.order)
-            if self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room:
+            right = self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room
+            # Memory follows what has arrived; what the pool holds is bounded, and resident already.
+            if right and (self._pooled or body >= room // GROWTH):
                 self._state, self._header_size = BODY, <int>head
                 self._need = self._capacity = room
                 self._filled = body
@@ -360,7 +366,8 @@ cdef class FrameDecoder:
             memcpy(PyBytes_AS_STRING(received), self._header, min(size, head))
             if body > 0:
                 memcpy(PyBytes_AS_STRING(received) + head, PyBytes_AS_STRING(<object>self._body), body)
-            self._doubt = DOUBT
+            if not right:
+                self._doubt = DOUBT
         evl_give_body(self._body)
         self._body = NULL
         return received
