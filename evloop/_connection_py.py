@@ -17,6 +17,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ from evloop._connection_shared import (
     describe,
     find_receivers,
     flush_too_slow,
-    idle_too_long,
+    is_timed,
+    overdue,
     reason_of,
     reset_on_close,
 )
@@ -68,7 +70,9 @@ class Connection(Endpoint):
         "_sock", "_fd", "_peer", "_limits", "_on_lost", "_throttle", "protocol", "framing", "context",
         "_encode", "_decoder", "_receive_many", "_receive_one",
         # where it is in its life
-        "_state", "close_reason", "_exc", "_timer", "_last_activity",
+        "_state", "close_reason", "_exc", "_timer",
+        # deadlines: whether there are any, when the timer looks at them, and since when each runs
+        "_timed", "_due", "_last_activity", "_began", "_frame_since", "_frame_at",
         # input: decoded and not delivered, and what comes behind it
         "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
@@ -105,7 +109,11 @@ class Connection(Endpoint):
         self.close_reason: CloseReason | None = None
         self._exc: BaseException | None = None
         self._timer: TimerHandle | None = None
+        self._timed = is_timed(limits)
+        self._due = inf  # -inf once it is closing, and has a timer of its own
         self._last_activity = 0.0
+        self._began = self._frame_since = inf  # not running
+        self._frame_at = -1  # offset in the stream of the frame that _frame_since is about
         self._pending: deque[Any] = deque()
         self._fault: FramingError | MemoryError | None = None
         self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
@@ -123,14 +131,15 @@ class Connection(Endpoint):
         Raises:
             TypeError: the protocol has no method that could receive anything.
         """
+        if self._timed:
+            self._last_activity = self._began = self._reactor.time()
         try:
             self._dispatch(self._tell, "connection_made", self)
         finally:  # an exit in the callback leaves the reactor, which may run again
             if self._state is OPEN:
                 self._guarded(self._find_receivers)
-                if self._limits.idle_timeout:
-                    self._last_activity = self._reactor.time()
-                    self._arm(self._limits.idle_timeout, self._idle)
+            if self._timed:
+                self._check_deadlines()
             self._continue_soon()
         self._run_pending()
 
@@ -257,6 +266,8 @@ class Connection(Endpoint):
             self._bytes_received += size
             self._touch()
             self._decode(buffer[:size])
+            if self._limits.frame_timeout:
+                self._time_frame()
         return self._run_pending()
 
     def _decode(self, data: memoryview) -> None:
@@ -269,6 +280,15 @@ class Connection(Endpoint):
             # Nothing that was accepted is lost: the frames before the fault are delivered first.
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
+
+    def _time_frame(self) -> None:
+        """Note when the frame that the last read left unfinished has begun."""
+        decoder = self._decoder
+        if decoder is None or not decoder.in_frame:
+            self._frame_since = inf
+        elif decoder.position != self._frame_at:
+            self._frame_at, self._frame_since = decoder.position, self._last_activity
+            self._watch(self._frame_since + self._limits.frame_timeout)
 
     def _run_pending(self) -> None:
         """Deliver what is decoded, then what follows it in the stream, then look for more."""
@@ -432,6 +452,7 @@ class Connection(Endpoint):
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
         self._pending.clear()
+        self._timed, self._due = True, -inf
         self._last_activity = self._reactor.time()
         self._arm(self._limits.flush_timeout, self._flush_too_slow)
         self._update_events()
@@ -454,28 +475,13 @@ class Connection(Endpoint):
 
     def _flush_too_slow(self) -> None:
         seconds, left = self._limits.flush_timeout, len(self._out)
-        if not self._quiet_for(seconds, self._flush_too_slow):
-            return
+        quiet_until = self._last_activity + seconds
+        if quiet_until > self._reactor.time():
+            return self._arm(quiet_until - self._reactor.time(), self._flush_too_slow)
         # The first cause is what counts, if there is one.
         if self._exc is None:
-            self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
-        else:
-            self._finish()
-
-    def _idle(self) -> None:
-        seconds = self._limits.idle_timeout
-        if self._quiet_for(seconds, self._idle):
-            self._close(CloseReason.IDLE, idle_too_long(seconds))
-
-    def _quiet_for(self, seconds: float, callback: Callable[[], object]) -> bool:
-        """Tell whether no byte has moved for so long; if one has, come again when that could be so.
-
-        A timer is not touched when bytes move, it looks at the time of the last one: traffic costs no heap work.
-        """
-        left = self._last_activity + seconds - self._reactor.time()
-        if left > 0:
-            self._arm(left, callback)
-        return left <= 0
+            return self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
+        return self._finish()
 
     def _failed_io(self, exc: OSError) -> None:
         # A closing connection keeps its reason, unless that says that all is well: output was lost.
@@ -565,7 +571,15 @@ class Connection(Endpoint):
             self._reactor.unregister(self._fd)
         else:
             self._reactor.modify(self._fd, events, self)
+        if self._timed and events & ~self._events & EVENT_READ:
+            self._reads_again()
         self._events = events
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    # An open connection has at most one timer, for the nearest of its deadlines.  What moves a deadline on only notes
+    # the time; the timer, when due, looks whether the deadline still is, and comes again if not.  So traffic touches
+    # the heap no more than once in the shortest of the timeouts.
 
     def _arm(self, seconds: float, callback: Callable[[], object]) -> None:
         """Set the one timer that each state has."""
@@ -574,5 +588,44 @@ class Connection(Endpoint):
         self._timer = self._reactor.call_later(seconds, callback)
 
     def _touch(self) -> None:
-        if self._timer is not None:
+        if self._timed:
             self._last_activity = self._reactor.time()
+
+    def _watch(self, deadline: float) -> None:
+        """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
+        if deadline < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = deadline
+            self._timer = self._reactor.call_at(deadline, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        """Close for the deadline that is over, or come again for the nearest."""
+        if self._state is not OPEN:
+            return None
+        limits, now, reading = self._limits, self._reactor.time(), self._events & EVENT_READ
+        if self._frames_received or self._pending or self._eof:
+            self._began = inf  # the first frame has come, or never will
+        nearest = inf
+        for since, seconds, reason in (
+            # A peer that is not read cannot be late; _reads_again sets both anew.
+            (self._began if reading else inf, limits.first_frame_timeout, CloseReason.FIRST_FRAME_TIMEOUT),
+            (self._frame_since if reading else inf, limits.frame_timeout, CloseReason.FRAME_TIMEOUT),
+            (self._last_activity, limits.idle_timeout, CloseReason.IDLE),
+        ):
+            if seconds and since + seconds <= now:
+                return self._close(reason, overdue(reason, seconds))
+            if seconds:
+                nearest = min(nearest, since + seconds)
+        self._due = inf
+        return self._watch(nearest)
+
+    def _reads_again(self) -> None:
+        """Start the deadlines of what the peer has to send anew: it was not heard."""
+        limits, now = self._limits, self._reactor.time()
+        if limits.first_frame_timeout and self._began != inf:
+            self._began = now
+            self._watch(now + limits.first_frame_timeout)
+        if self._frame_since != inf:
+            self._frame_since = now
+            self._watch(now + limits.frame_timeout)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
 from evloop.errors import CloseReason, FrameTooLarge, FramingError
+from evloop.limits import Limits
 
 # Frames that one connection may have delivered in a turn.  A read of 256 KiB can hold 65,536 empty ones; at a
 # microsecond a callback, 1,024 keep the others waiting for about a millisecond.
@@ -80,9 +81,21 @@ def flush_too_slow(left: int, seconds: float) -> TimeoutError:
     return TimeoutError(f"the peer took none of {left} bytes of output for {seconds:g} s (flush_timeout)")
 
 
-def idle_too_long(seconds: float) -> TimeoutError:
-    """Return the error of a connection on which no byte has moved."""
-    return TimeoutError(f"no byte moved for {seconds:g} s (idle_timeout)")
+_OVERDUE = {
+    CloseReason.FIRST_FRAME_TIMEOUT: "no whole frame came in {:g} s (first_frame_timeout)",
+    CloseReason.FRAME_TIMEOUT: "a frame was not whole {:g} s after its first byte (frame_timeout)",
+    CloseReason.IDLE: "no byte moved for {:g} s (idle_timeout)",
+}
+
+
+def overdue(reason: CloseReason, seconds: float) -> TimeoutError:
+    """Return the error of a connection that is closed for a deadline of so many *seconds*."""
+    return TimeoutError(_OVERDUE[reason].format(seconds))
+
+
+def is_timed(limits: Limits) -> bool:
+    """Tell whether an open connection needs the time of what happens on it."""
+    return bool(limits.idle_timeout or limits.first_frame_timeout or limits.frame_timeout)
 
 
 def describe(state: str, reason: CloseReason | None, peer: object, output: int) -> str:

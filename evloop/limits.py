@@ -22,6 +22,10 @@ class Limits:
             reading: whoever does not take the answers gets no more questions answered.
         low_water: output bytes (0..high_water) at which it calls ``resume_writing`` and reads again.
         idle_timeout: seconds without a byte in either direction after which a connection is closed (float >= 0).
+        first_frame_timeout: seconds from its start in which the first whole frame (without framing: any byte) has to
+            come (float >= 0).  Absolute: an idle timeout is kept off by a byte now and then.
+        frame_timeout: seconds in which a frame has to be whole once its first byte was read (float >= 0).  Neither of
+            the two runs while the connection does not read; it then begins anew.
         flush_timeout: seconds that a closing connection waits while the peer takes nothing of the rest of its output
             (float > 0); a peer that takes some is waited for.
         linger: seconds that closing then waits for the peer's end of the stream, discarding what still comes
@@ -41,6 +45,9 @@ class Limits:
     high_water: int = 64 * 1024
     low_water: int = 16 * 1024
     idle_timeout: float = 0.0
+    # What is honest depends on the line and on max_frame, which the application knows.
+    first_frame_timeout: float = 0.0
+    frame_timeout: float = 0.0
     # Several retransmissions on a poor line; a peer that is alive acknowledges something in that time.
     flush_timeout: float = 5.0
     # Long enough for a round trip and a retransmission, short enough that peers which never close cost little.
@@ -53,7 +60,7 @@ class Limits:
             _integer(name, getattr(self, name), least)
         if self.max_frame is not None:
             _integer("max_frame", self.max_frame, 0)
-        for name in ("idle_timeout", "flush_timeout", "linger", "drain_timeout"):
+        for name in _SECONDS:
             _seconds(name, getattr(self, name))
         if self.flush_timeout == 0:
             raise ValueError(
@@ -66,6 +73,8 @@ class Limits:
         """Return a copy with some of the limits changed; raises as the constructor does."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
+
+_SECONDS = ("idle_timeout", "first_frame_timeout", "frame_timeout", "flush_timeout", "linger", "drain_timeout")
 
 # File descriptors that a server leaves free of connections: its own, logs, and what the application opens.
 HEAD_ROOM = 64

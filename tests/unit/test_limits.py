@@ -12,7 +12,7 @@ import evloop
 from evloop import Limits
 
 INTEGERS = {"max_connections": 0, "backlog": 1, "max_frame": 0, "high_water": 0, "low_water": 0}
-SECONDS = ["idle_timeout", "flush_timeout", "linger", "drain_timeout"]
+SECONDS = ["idle_timeout", "first_frame_timeout", "frame_timeout", "flush_timeout", "linger", "drain_timeout"]
 
 
 def test_limits_defaults_are_consistent():
@@ -24,6 +24,8 @@ def test_limits_defaults_are_consistent():
         "high_water": 65536,
         "low_water": 16384,
         "idle_timeout": 0.0,
+        "first_frame_timeout": 0.0,
+        "frame_timeout": 0.0,
         "flush_timeout": 5.0,
         "linger": 2.0,
         "drain_timeout": 8.0,
@@ -86,7 +88,7 @@ def test_limits_seconds_of_another_type_are_refused(name, value):
         Limits(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["idle_timeout", "linger", "drain_timeout"])
+@pytest.mark.parametrize("name", [name for name in SECONDS if name != "flush_timeout"])
 def test_limits_zero_seconds_switch_off(name):
     """0 is the documented word for "none"."""
     assert getattr(Limits(**{name: 0}), name) == 0
