@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
+from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
 from evloop._connection_shared import (
@@ -32,6 +33,8 @@ from evloop._connection_shared import (
     find_receivers,
     flush_too_slow,
     is_timed,
+    output_alarm,
+    output_too_large,
     overdue,
     reason_of,
     reset_on_close,
@@ -41,7 +44,7 @@ from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.reactor import Core, Endpoint, TimerHandle
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address, queued_output
 
 if TYPE_CHECKING:
     from evloop.protocol import Protocol
@@ -72,11 +75,12 @@ class Connection(Endpoint):
         # where it is in its life
         "_state", "close_reason", "_exc", "_timer",
         # deadlines: whether there are any, when the timer looks at them, and since when each runs
-        "_timed", "_due", "_last_activity", "_began", "_frame_since", "_frame_at",
+        "_timed", "_due", "_last_activity", "_began", "_frame_since", "_frame_at", "_stalled_since", "_queued",
+        "_soft_since",
         # input: decoded and not delivered, and what comes behind it
         "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
-        "_out", "_corked", "_full", "_write_eof", "_broken", "_events",
+        "_out", "_corked", "_full", "_write_eof", "_broken", "_events", "_alarm",
         # counters
         "_frames_received", "_bytes_received", "_frames_sent", "_bytes_sent",
     )  # fmt: skip
@@ -112,7 +116,8 @@ class Connection(Endpoint):
         self._timed = is_timed(limits)
         self._due = inf  # -inf once it is closing, and has a timer of its own
         self._last_activity = 0.0
-        self._began = self._frame_since = inf  # not running
+        self._began = self._frame_since = self._stalled_since = self._soft_since = inf  # not running
+        self._queued: int | None = None  # what the kernel held of the output when it was last asked
         self._frame_at = -1  # offset in the stream of the frame that _frame_since is about
         self._pending: deque[Any] = deque()
         self._fault: FramingError | MemoryError | None = None
@@ -123,6 +128,7 @@ class Connection(Endpoint):
         self._out = bytearray()
         self._broken: OSError | None = None
         self._events = 0
+        self._alarm = output_alarm(limits)  # bytes of output above which _output_high is to look
         self._frames_received = self._bytes_received = self._frames_sent = self._bytes_sent = 0
 
     def start(self) -> None:
@@ -205,9 +211,13 @@ class Connection(Endpoint):
 
     def abort(self) -> None:
         """Close at once, dropping the output; the peer sees a reset.  Idempotent.  Reactor thread only."""
+        self.abort_for(CloseReason.ABORTED)
+
+    def abort_for(self, reason: CloseReason, exc: BaseException | None = None) -> None:
+        """Close as :meth:`abort` does, for a *reason* of the caller's.  Reactor thread only."""
         if self._state is not CLOSED:
             reset_on_close(self._sock)
-            self._finish(CloseReason.ABORTED)
+            self._finish(reason, exc)
 
     def is_closing(self) -> bool:
         """Return whether the connection is closing or closed.  Any thread."""
@@ -378,6 +388,8 @@ class Connection(Endpoint):
         self._frames_sent += frames
         self._out += data
         self._flush_unless_corked()
+        if len(self._out) > self._alarm:
+            self._output_high()
 
     def _flush_unless_corked(self) -> None:
         """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
@@ -410,6 +422,7 @@ class Connection(Endpoint):
         """Hand the kernel one send's worth, and see to the water marks."""
         out = self._out
         if out and self._broken is None:
+            sent = 0
             try:
                 with memoryview(out) as view:
                     sent = self._sock.send(view[:SEND_BUDGET])
@@ -420,11 +433,37 @@ class Connection(Endpoint):
                 del out[:sent]  # moves the start of the buffer, not its bytes
                 self._bytes_sent += sent
                 self._touch()
+            if self._limits.write_timeout:
+                self._time_output(sent)
         self._keep_water_marks()
+
+    def _time_output(self, sent: int) -> None:
+        """Note since when output waits and the peer takes none of it."""
+        if not self._out:
+            self._stalled_since = inf
+        elif sent or self._stalled_since == inf:
+            self._stalled_since, self._queued = self._reactor.time(), None
+            self._watch(self._stalled_since + self._limits.write_timeout / 2)
+
+    def _output_high(self) -> None:
+        """The output has passed one of its bounds: what counts is what the kernel does not take."""
+        left = len(self._out) + 1
+        while self._alarm < len(self._out) < left:
+            left = len(self._out)
+            self._send_some()
+        limits, left = self._limits, len(self._out)
+        if self._state is not OPEN or left <= self._alarm:
+            return None
+        if limits.max_output and left > limits.max_output:
+            return self.abort_for(CloseReason.SLOW_CONSUMER, output_too_large(left, limits.max_output))
+        self._soft_since, self._alarm = self._reactor.time(), limits.max_output or maxsize
+        return self._watch(self._soft_since + limits.soft_output_timeout)
 
     def _keep_water_marks(self) -> None:
         if self._state is not OPEN or self._broken is not None:
             return
+        if len(self._out) <= self._limits.soft_output and self._soft_since != inf:
+            self._soft_since, self._alarm = inf, self._limits.soft_output
         if self._full:
             # In a turn of its own: a producer whose peer reads as fast as it writes must not keep the others waiting.
             if len(self._out) <= self._limits.low_water:
@@ -438,6 +477,7 @@ class Connection(Endpoint):
         self._out = bytearray()  # and not clear(): the exception's traceback may hold a view of the old one
         self._broken = exc
         self._full = False
+        self._stalled_since = self._soft_since = inf
         if self._state is not OPEN or self._eof_told or exc.errno not in PEER_GONE:
             self._failed_io(exc)
         else:
@@ -606,19 +646,37 @@ class Connection(Endpoint):
         limits, now, reading = self._limits, self._reactor.time(), self._events & EVENT_READ
         if self._frames_received or self._pending or self._eof:
             self._began = inf  # the first frame has come, or never will
+        if self._stalled_since + limits.write_timeout / 2 <= now:
+            self._ask_kernel(now)
+        write_timeout = limits.write_timeout / 2 if self._queued is None else limits.write_timeout
         nearest = inf
         for since, seconds, reason in (
             # A peer that is not read cannot be late; _reads_again sets both anew.
             (self._began if reading else inf, limits.first_frame_timeout, CloseReason.FIRST_FRAME_TIMEOUT),
             (self._frame_since if reading else inf, limits.frame_timeout, CloseReason.FRAME_TIMEOUT),
+            (self._soft_since, limits.soft_output_timeout, CloseReason.SLOW_CONSUMER),
+            (self._stalled_since, write_timeout, CloseReason.WRITE_TIMEOUT),
             (self._last_activity, limits.idle_timeout, CloseReason.IDLE),
         ):
             if seconds and since + seconds <= now:
-                return self._close(reason, overdue(reason, seconds))
+                # Who takes nothing would take nothing of an orderly end, either.
+                at_once = reason in (CloseReason.SLOW_CONSUMER, CloseReason.WRITE_TIMEOUT)
+                return (self.abort_for if at_once else self._close)(reason, overdue(reason, limits, len(self._out)))
             if seconds:
                 nearest = min(nearest, since + seconds)
         self._due = inf
         return self._watch(nearest)
+
+    def _ask_kernel(self, now: float) -> None:
+        """Start write_timeout anew if the peer has taken some of what the kernel holds, of which that tells nobody.
+
+        A full socket becomes writable only when much of it is free again, and a slow but living peer can take minutes
+        for that.  First asked at half of the time, which gives the number to compare with.
+        """
+        queued = queued_output(self._fd)
+        if self._queued not in (None, queued):
+            self._stalled_since = now
+        self._queued = queued
 
     def _reads_again(self) -> None:
         """Start the deadlines of what the peer has to send anew: it was not heard."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from typing import Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
@@ -82,15 +83,28 @@ def flush_too_slow(left: int, seconds: float) -> TimeoutError:
 
 
 _OVERDUE = {
-    CloseReason.FIRST_FRAME_TIMEOUT: "no whole frame came in {:g} s (first_frame_timeout)",
-    CloseReason.FRAME_TIMEOUT: "a frame was not whole {:g} s after its first byte (frame_timeout)",
-    CloseReason.IDLE: "no byte moved for {:g} s (idle_timeout)",
+    CloseReason.FIRST_FRAME_TIMEOUT: "no whole frame came in {0.first_frame_timeout:g} s (first_frame_timeout)",
+    CloseReason.FRAME_TIMEOUT: "a frame was not whole {0.frame_timeout:g} s after its first byte (frame_timeout)",
+    CloseReason.IDLE: "no byte moved for {0.idle_timeout:g} s (idle_timeout)",
+    CloseReason.WRITE_TIMEOUT: "the peer took none of {1} bytes of output for {0.write_timeout:g} s (write_timeout)",
+    CloseReason.SLOW_CONSUMER: "the output, {1} bytes now, was above {0.soft_output} bytes (soft_output) for "
+    "{0.soft_output_timeout:g} s (soft_output_timeout)",
 }
 
 
-def overdue(reason: CloseReason, seconds: float) -> TimeoutError:
-    """Return the error of a connection that is closed for a deadline of so many *seconds*."""
-    return TimeoutError(_OVERDUE[reason].format(seconds))
+def overdue(reason: CloseReason, limits: Limits, output: int) -> TimeoutError:
+    """Return the error of a connection that is closed for a deadline, with so many bytes of *output* left."""
+    return TimeoutError(_OVERDUE[reason].format(limits, output))
+
+
+def output_too_large(output: int, limit: int) -> ConnectionAbortedError:
+    """Return the error of a connection whose output, in bytes, exceeds max_output."""
+    return ConnectionAbortedError(f"the peer is too slow: {output} bytes of output exceed {limit} (max_output)")
+
+
+def output_alarm(limits: Limits) -> int:
+    """Return the bytes of output above which the first of its bounds is passed."""
+    return min(limits.soft_output or sys.maxsize, limits.max_output or sys.maxsize)
 
 
 def is_timed(limits: Limits) -> bool:

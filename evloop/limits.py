@@ -21,6 +21,12 @@ class Limits:
         high_water: output bytes that a connection holds (int >= 0) above which it calls ``pause_writing`` and stops
             reading: whoever does not take the answers gets no more questions answered.
         low_water: output bytes (0..high_water) at which it calls ``resume_writing`` and reads again.
+        max_output: output bytes above which a connection is closed at once (int >= 0): those that neither the peer nor
+            the kernel takes.  One callback may add as much as it likes; what the kernel takes of it does not count.
+        soft_output: output bytes (int >= 0, at most max_output) above which it is closed after soft_output_timeout
+            seconds (float >= 0) without coming down to it.  Both or none.
+        write_timeout: seconds for which output may wait while the peer takes none of it, before it is closed at once
+            (float >= 0).  A peer that takes something in each half of that time is never closed.
         idle_timeout: seconds without a byte in either direction after which a connection is closed (float >= 0).
         first_frame_timeout: seconds from its start in which the first whole frame (without framing: any byte) has to
             come (float >= 0).  Absolute: an idle timeout is kept off by a byte now and then.
@@ -44,6 +50,11 @@ class Limits:
     # asyncio's marks: one socket buffer's worth, and a quarter of it, so that reading does not flap.
     high_water: int = 64 * 1024
     low_water: int = 16 * 1024
+    # A connection of which reading stops above high_water is bounded by that; who sends unasked has to say how much.
+    max_output: int = 0
+    soft_output: int = 0
+    soft_output_timeout: float = 0.0
+    write_timeout: float = 0.0
     idle_timeout: float = 0.0
     # What is honest depends on the line and on max_frame, which the application knows.
     first_frame_timeout: float = 0.0
@@ -56,7 +67,7 @@ class Limits:
     drain_timeout: float = 8.0
 
     def __post_init__(self) -> None:
-        for name, least in (("max_connections", 0), ("backlog", 1), ("high_water", 0), ("low_water", 0)):
+        for name, least in _INTEGERS:
             _integer(name, getattr(self, name), least)
         if self.max_frame is not None:
             _integer("max_frame", self.max_frame, 0)
@@ -68,13 +79,36 @@ class Limits:
             )
         if self.low_water > self.high_water:
             raise ValueError(f"low_water {self.low_water} exceeds high_water {self.high_water}")
+        if self.soft_output > self.max_output > 0:
+            raise ValueError(f"soft_output {self.soft_output} exceeds max_output {self.max_output}")
+        if (self.soft_output > 0) != (self.soft_output_timeout > 0):
+            raise ValueError(
+                f"soft_output {self.soft_output} and soft_output_timeout {self.soft_output_timeout} need each other"
+            )
 
     def replace(self, **changes: float | None) -> Limits:
         """Return a copy with some of the limits changed; raises as the constructor does."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
-_SECONDS = ("idle_timeout", "first_frame_timeout", "frame_timeout", "flush_timeout", "linger", "drain_timeout")
+_INTEGERS = (
+    ("max_connections", 0),
+    ("backlog", 1),
+    ("high_water", 0),
+    ("low_water", 0),
+    ("max_output", 0),
+    ("soft_output", 0),
+)
+_SECONDS = (
+    "soft_output_timeout",
+    "write_timeout",
+    "idle_timeout",
+    "first_frame_timeout",
+    "frame_timeout",
+    "flush_timeout",
+    "linger",
+    "drain_timeout",
+)
 
 # File descriptors that a server leaves free of connections: its own, logs, and what the application opens.
 HEAD_ROOM = 64

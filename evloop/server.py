@@ -53,7 +53,15 @@ WARNING_INTERVAL = 10.0
 # Seconds that a server which is left by an exception takes to tell its protocols; a connection_lost takes microseconds.
 FAREWELL = 1.0
 
-_WARNED = frozenset({CloseReason.PROTOCOL, CloseReason.FRAME_TOO_LARGE, CloseReason.TRUNCATED})
+_WARNED = frozenset(
+    {
+        CloseReason.PROTOCOL,
+        CloseReason.FRAME_TOO_LARGE,
+        CloseReason.TRUNCATED,
+        CloseReason.WRITE_TIMEOUT,
+        CloseReason.SLOW_CONSUMER,
+    }
+)
 
 
 class Server:

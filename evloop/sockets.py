@@ -18,6 +18,8 @@ import os
 import resource
 import socket
 import stat
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -112,6 +114,15 @@ def peer_address(sock: socket.socket) -> Address | None:
 
 def _sun_path(path: str) -> str | bytes:
     return b"\0" + os.fsencode(path[1:]) if path.startswith("@") else path
+
+
+def queued_output(fd: int) -> int:
+    """Return the bytes that the kernel holds of what was written to the socket *fd* and that its peer has not taken.
+
+    TIOCOUTQ is SIOCOUTQ (tcp(7), unix(7)): for TCP what is not acknowledged, for UNIX sockets what is not read, with
+    the kernel's overhead.  OSError: it is no such socket.  Any thread.
+    """
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 # --- listening ----------------------------------------------------------------------------------------------------

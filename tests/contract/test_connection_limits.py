@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from peers import (
     BatchRecorder,
@@ -238,3 +240,267 @@ def test_deadlines_end_with_the_connection(world, witness):
     conn.abort()
     world.turn(2)
     assert world.reactor.stats()["timers"] == 0
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+def local_pair():
+    """A UNIX pair with small buffers: what its kernel refuses it refuses until the peer reads, to the byte."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return ours, theirs
+
+
+def stalled(world, output, **limits):
+    """Return a connection without framing with exactly *output* bytes that the kernel does not take, and its peer."""
+    rec = DataRecorder()
+    conn, peer = world.connect(rec, framing=None, pair=local_pair, **limits)
+    while conn.stats.output == 0:
+        conn.send(bytes(1000))
+        world.settle()
+    conn.send(bytes(output - conn.stats.output))
+    world.settle()
+    assert conn.stats.output == output
+    return rec, conn, peer
+
+
+@pytest.mark.parametrize("where", ["callback", "outside", "other"])
+def test_max_output_closes_at_the_first_byte_too_many(world, witness, where):
+    """limit-1, limit, limit+1: who does not read would have the server hold everything for him."""
+    rec, conn, _ = stalled(world, 49_999, max_output=50_000)
+
+    def send_one(*_):
+        conn.send(b"x")
+
+    if where == "outside":
+        act = send_one
+    elif where == "callback":
+        act = lambda: rec.actions.update(data=send_one) or send(world, world.peers[-1], b"?")  # noqa: E731
+    else:
+        other = world.connect(FrameRecorder(frame=send_one))[1]
+        act = lambda: send(world, other, encode(b"?"))  # noqa: E731
+    act()
+    assert (conn.stats.output, conn.is_closing()) == (50_000, False)
+    act()
+    assert (conn.closed, conn.close_reason) == (True, CloseReason.SLOW_CONSUMER)
+    conn.send(b"to nobody")
+    world.turn(2)
+    assert type(rec.exc) is ConnectionAbortedError
+    assert str(rec.exc) == "the peer is too slow: 50001 bytes of output exceed 50000 (max_output)"
+
+
+def test_max_output_resets_the_peer_at_once(world, witness):
+    """What the kernel holds for a peer that does not read would stay for minutes after an orderly close."""
+    conn, peer = world.connect(DataRecorder(), framing=None, pair=narrow_pair, max_output=50_000)
+    while not conn.closed:
+        conn.send(bytes(10_000))
+        world.settle()
+    peer.reading = True
+    world.until(lambda: peer.ended)
+    assert peer.error is not None
+
+
+@pytest.mark.parametrize("corked", [False, True], ids=["outside", "callback"])
+def test_max_output_does_not_count_what_the_kernel_takes(world, witness, corked):
+    """One large answer to a peer that reads is no slow peer, though it passes the bound for a moment."""
+    answer = bytes(1 << 20)
+    rec = FrameRecorder(frame=lambda rec, frame: rec.conn.send(answer[:-8]))
+    conn, peer = world.connect(rec, max_output=500_000, reading=True)
+    if corked:
+        peer.write(encode(b"?"))
+    else:
+        conn.send(answer[:-8])
+    world.until(lambda: len(peer.received) == (1 << 20) - 4)
+    assert not conn.is_closing()
+
+
+def test_max_output_in_the_middle_of_a_batch_delivers_no_more(world, witness):
+    """The connection is gone: the frames behind the one that closed it belong to nobody."""
+    rec = FrameRecorder(frame=lambda rec, frame: rec.conn.send(bytes(100_000)))
+    conn, peer = world.connect(rec, pair=narrow_pair, max_output=150_000, high_water=1 << 30)
+    send(world, peer, encode(*[b"x"] * 10))
+    assert conn.close_reason is CloseReason.SLOW_CONSUMER
+    assert len(rec.frames) < 10
+
+
+def test_soft_output_closes_after_its_timeout_without_any_traffic(world, witness):
+    """At the bound nothing happens; above it the clock runs, and a timer looks even if nobody moves."""
+    rec, conn, _ = stalled(world, 20_000, soft_output=20_000, soft_output_timeout=10)
+    world.advance(1000)
+    assert not conn.is_closing()
+    conn.send(b"x")
+    world.advance(9.999)
+    assert not conn.is_closing()
+    world.advance(0.002)
+    assert (conn.closed, conn.close_reason) == (True, CloseReason.SLOW_CONSUMER)
+    assert str(rec.exc) == (
+        "the output, 20001 bytes now, was above 20000 bytes (soft_output) for 10 s (soft_output_timeout)"
+    )
+
+
+def test_soft_output_clock_ends_when_the_peer_catches_up(world, witness):
+    """A burst is what the soft bound allows: down to it in time, and the next one has all its time again."""
+    _, conn, peer = stalled(world, 20_001, soft_output=20_000, soft_output_timeout=10)
+    for _ in range(3):
+        world.advance(9)
+        peer.reading = True
+        world.until(lambda: conn.stats.output == 0)
+        peer.reading = False
+        for _ in range(1000):
+            if conn.stats.output <= 20_000:
+                conn.send(bytes(1000))
+                world.settle()
+    assert not conn.is_closing()
+    world.advance(9.999)
+    assert not conn.is_closing()
+    world.advance(0.002)
+    assert conn.close_reason is CloseReason.SLOW_CONSUMER
+
+
+def test_max_output_is_watched_above_soft_output(world, witness):
+    """The hard bound does not wait for the soft one's time."""
+    _, conn, _ = stalled(world, 50_000, soft_output=20_000, soft_output_timeout=10, max_output=50_000)
+    assert not conn.is_closing()
+    conn.send(b"x")
+    assert conn.close_reason is CloseReason.SLOW_CONSUMER
+
+
+def test_soft_output_above_for_all_its_time_with_some_progress_still_closes(world, witness):
+    """Taking one byte now and then is not catching up."""
+    _, conn, peer = stalled(world, 100_000, soft_output=20_000, soft_output_timeout=10)
+    for _ in range(4):
+        world.advance(2.4)
+        peer.received += peer.sock.recv(1000)
+        world.settle()
+    assert (conn.stats.output > 20_000, conn.is_closing()) == (True, False)
+    world.advance(0.41)
+    assert conn.close_reason is CloseReason.SLOW_CONSUMER
+
+
+def test_write_timeout_closes_a_peer_that_takes_nothing_at_the_limit(world, witness):
+    """Stopped, or behind a cut cable: nothing else would notice while its window is closed."""
+    rec, conn, _ = stalled(world, 30_000, write_timeout=30)
+    world.advance(29.999)
+    assert not conn.is_closing()
+    world.advance(0.002)
+    assert (conn.closed, conn.close_reason) == (True, CloseReason.WRITE_TIMEOUT)
+    assert (type(rec.exc), str(rec.exc)) == (
+        TimeoutError,
+        "the peer took none of 30000 bytes of output for 30 s (write_timeout)",
+    )
+
+
+def test_write_timeout_is_not_put_off_by_what_the_peer_sends(world, witness):
+    """It may talk as much as it likes: that takes none of the output."""
+    _, conn, peer = stalled(world, 30_000, write_timeout=30, high_water=1 << 20, idle_timeout=25)
+    for _ in range(10):
+        world.advance(2.9)
+        send(world, peer, b"hello")
+    assert not conn.is_closing()
+    world.advance(1.001)
+    assert conn.close_reason is CloseReason.WRITE_TIMEOUT
+
+
+def test_write_timeout_is_put_off_by_what_the_peer_takes(world, witness):
+    """Slow and alive: each read of the peer starts the time anew."""
+    _, conn, peer = stalled(world, 200_000, write_timeout=30)
+    for _ in range(8):
+        before = conn.stats.output
+        world.advance(29)
+        for _ in range(100):
+            if conn.stats.output == before:
+                peer.received += peer.sock.recv(2000)
+                world.settle()
+    assert not conn.is_closing()
+    world.advance(30.001)
+    assert conn.close_reason is CloseReason.WRITE_TIMEOUT
+
+
+def test_write_timeout_sees_what_the_peer_takes_of_the_kernels_part(world, witness):
+    """A full socket is writable again when much of it is free: until then a slow, living peer looks like a dead one."""
+    conn, peer = world.connect(DataRecorder(), framing=None, pair=socket.socketpair, write_timeout=30)
+    conn.send(bytes(1 << 20))
+    world.settle()
+    before = conn.stats.bytes_sent
+    for _ in range(3):
+        world.advance(14.9)
+        peer.received += peer.sock.recv(1 << 15)
+        world.settle()
+    assert (conn.stats.bytes_sent, conn.is_closing()) == (before, False)  # 44.7 s without a byte from us
+    world.advance(30)
+    world.advance(30.001)
+    assert conn.close_reason is CloseReason.WRITE_TIMEOUT
+
+
+def test_write_timeout_is_exact_again_after_some_progress(world, witness):
+    """What the kernel said before the last progress is nothing to compare with."""
+    _, conn, peer = stalled(world, 300_000, write_timeout=30)
+    world.advance(16)
+    peer.received += peer.sock.recv(1 << 20)
+    world.settle()
+    assert 0 < conn.stats.output < 300_000
+    world.advance(29.999)
+    assert not conn.is_closing()
+    world.advance(0.002)
+    assert conn.close_reason is CloseReason.WRITE_TIMEOUT
+
+
+def test_output_deadlines_end_with_a_broken_stream(world, witness):
+    """Reset while reading is paused: the reason comes when it is read, and is the reset."""
+    limits = {"write_timeout": 10, "soft_output": 1000, "soft_output_timeout": 10}
+    conn, peer = world.connect(DataRecorder(), framing=None, pair=narrow_pair, **limits)
+    conn.pause_reading()
+    while conn.stats.output <= 1000:
+        conn.send(bytes(1000))
+        world.settle()
+    peer.reset()
+    world.until(lambda: conn.stats.output == 0)
+    world.advance(100)
+    assert not conn.is_closing()
+    conn.resume_reading()
+    world.settle()
+    assert conn.close_reason is CloseReason.RESET
+
+
+def test_write_timeout_with_nothing_to_write_does_not_run(world, witness):
+    """A quiet connection is no stalled one, and its timer is gone when the output is."""
+    _, conn, peer = stalled(world, 30_000, write_timeout=30)
+    peer.reading = True
+    world.until(lambda: conn.stats.output == 0)
+    world.advance(1000)
+    assert not conn.is_closing()
+    assert world.reactor.stats()["timers"] == 0
+
+
+def test_write_timeout_leaves_a_closing_connection_to_flush_timeout(world, witness):
+    """One bound for each state: the orderly end has its own."""
+    _, conn, peer = stalled(world, 30_000, write_timeout=3, flush_timeout=60)
+    conn.close()
+    world.advance(59)
+    before = conn.stats.output
+    while conn.stats.output == before:  # some progress, at which an open connection would set its deadline anew
+        peer.received += peer.sock.recv(2000)
+        world.settle()
+    world.advance(59.999)
+    assert conn.state == "flushing"
+    world.advance(0.002)
+    assert conn.close_reason is CloseReason.FLUSH_TIMEOUT
+
+
+def test_answer_and_close_in_one_callback_are_bounded_by_flush_timeout(world, witness):
+    """The first byte of output is offered when the connection is closing already: no other deadline may begin then."""
+
+    def answer_and_close(rec, data):
+        rec.conn.send(bytes(1 << 20))
+        rec.conn.close()
+
+    limits = {"write_timeout": 1, "high_water": 1 << 30, "flush_timeout": 5}
+    rec = DataRecorder(data=answer_and_close)
+    conn, peer = world.connect(rec, framing=None, pair=local_pair, **limits)
+    send(world, peer, b"?")
+    assert conn.state == "flushing"
+    world.advance(4.999)
+    assert conn.state == "flushing"
+    world.advance(0.002)
+    assert conn.close_reason is CloseReason.FLUSH_TIMEOUT

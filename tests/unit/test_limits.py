@@ -11,8 +11,31 @@ import pytest
 import evloop
 from evloop import Limits
 
-INTEGERS = {"max_connections": 0, "backlog": 1, "max_frame": 0, "high_water": 0, "low_water": 0}
-SECONDS = ["idle_timeout", "first_frame_timeout", "frame_timeout", "flush_timeout", "linger", "drain_timeout"]
+INTEGERS = {
+    "max_connections": 0,
+    "backlog": 1,
+    "max_frame": 0,
+    "high_water": 0,
+    "low_water": 0,
+    "max_output": 0,
+    "soft_output": 0,
+}
+# Limits that need another one.
+COMPANY = {
+    "high_water": {"low_water": 0},
+    "soft_output": {"soft_output_timeout": 1},
+    "soft_output_timeout": {"soft_output": 1},
+}
+SECONDS = [
+    "soft_output_timeout",
+    "write_timeout",
+    "idle_timeout",
+    "first_frame_timeout",
+    "frame_timeout",
+    "flush_timeout",
+    "linger",
+    "drain_timeout",
+]
 
 
 def test_limits_defaults_are_consistent():
@@ -23,6 +46,10 @@ def test_limits_defaults_are_consistent():
         "max_frame": None,
         "high_water": 65536,
         "low_water": 16384,
+        "max_output": 0,
+        "soft_output": 0,
+        "soft_output_timeout": 0.0,
+        "write_timeout": 0.0,
         "idle_timeout": 0.0,
         "first_frame_timeout": 0.0,
         "frame_timeout": 0.0,
@@ -35,8 +62,9 @@ def test_limits_defaults_are_consistent():
 @pytest.mark.parametrize(("name", "least"), INTEGERS.items())
 def test_limits_integer_at_its_least_is_taken_and_below_refused(name, least):
     """limit-1, limit, limit+1."""
-    base = {"low_water": 0} if name == "high_water" else {}
-    assert getattr(Limits(**base, **{name: least}), name) == least
+    base = COMPANY.get(name, {})
+    if name != "soft_output":
+        assert getattr(Limits(**base, **{name: least}), name) == least
     assert getattr(Limits(**base, **{name: least + 1}), name) == least + 1
     with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {least - 1}"):
         Limits(**base, **{name: least - 1})
@@ -62,7 +90,7 @@ def test_limits_none_is_only_for_max_frame(name):
 @pytest.mark.parametrize("value", [0.001, 1, 3600.5], ids=repr)
 def test_limits_seconds_may_be_int_or_float(name, value):
     """Both are numbers of seconds."""
-    assert getattr(Limits(**{name: value}), name) == value
+    assert getattr(Limits(**COMPANY.get(name, {}), **{name: value}), name) == value
 
 
 @pytest.mark.parametrize("name", SECONDS)
@@ -108,6 +136,25 @@ def test_limits_low_water_is_at_most_high_water(low, allowed):
     else:
         with pytest.raises(ValueError, match="low_water 101 exceeds high_water 100"):
             Limits(high_water=100, low_water=low)
+
+
+@pytest.mark.parametrize(("soft", "allowed"), [(99, True), (100, True), (101, False)])
+def test_limits_soft_output_is_at_most_max_output(soft, allowed):
+    """Above it, it would never be what closes a connection; without a max_output it may be anything."""
+    timed = {"soft_output": soft, "soft_output_timeout": 1}
+    assert Limits(**timed).soft_output == soft
+    if allowed:
+        assert Limits(max_output=100, **timed).soft_output == soft
+    else:
+        with pytest.raises(ValueError, match="soft_output 101 exceeds max_output 100"):
+            Limits(max_output=100, **timed)
+
+
+@pytest.mark.parametrize("alone", [{"soft_output": 5}, {"soft_output_timeout": 5}], ids=["bytes", "seconds"])
+def test_limits_soft_output_and_its_timeout_need_each_other(alone):
+    """One without the other bounds nothing, and would look as if it did."""
+    with pytest.raises(ValueError, match=r"soft_output [05] and soft_output_timeout [05].* need each other"):
+        Limits(**alone)
 
 
 def test_limits_high_water_below_the_default_low_water_says_both_numbers():
