@@ -8,7 +8,8 @@ meanwhile and leave with one send.  Nothing here blocks, and nothing is held wit
 
 A connection ends through one function, ``_close`` (orderly) or ``_finish`` (at once), with one reason.
 
-Rule: nothing in this file may parse bytes or know a server.  Read next: ``_framing_py.py``, ``server.py``.
+Rule: nothing in this file may parse bytes or know a server.
+Read next: ``_connection_deadlines.py``, ``_framing_py.py``, ``server.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
+from evloop._connection_deadlines import SLOTS, Deadlines
 from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
@@ -32,10 +34,8 @@ from evloop._connection_shared import (
     describe,
     find_receivers,
     flush_too_slow,
-    is_timed,
     output_alarm,
     output_too_large,
-    overdue,
     reason_of,
     reset_on_close,
 )
@@ -43,8 +43,8 @@ from evloop.addresses import Address
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
-from evloop.reactor import Core, Endpoint, TimerHandle
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address, queued_output
+from evloop.reactor import Core, Endpoint
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address
 
 if TYPE_CHECKING:
     from evloop.protocol import Protocol
@@ -54,7 +54,7 @@ IMPLEMENTATION = "python"
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Endpoint):
+class Connection(Deadlines, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -70,13 +70,10 @@ class Connection(Endpoint):
 
     __slots__ = (
         # what never changes
-        "_sock", "_fd", "_peer", "_limits", "_on_lost", "_throttle", "protocol", "framing", "context",
+        "_sock", "_fd", "_peer", "_on_lost", "_throttle", "protocol", "framing", "context",
         "_encode", "_decoder", "_receive_many", "_receive_one",
         # where it is in its life
-        "_state", "close_reason", "_exc", "_timer",
-        # deadlines: whether there are any, when the timer looks at them, and since when each runs
-        "_timed", "_due", "_last_activity", "_began", "_frame_since", "_frame_at", "_stalled_since", "_queued",
-        "_soft_since",
+        "_state", "close_reason", "_exc", *SLOTS,
         # input: decoded and not delivered, and what comes behind it
         "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
@@ -98,10 +95,10 @@ class Connection(Endpoint):
         throttle: bool = True,
     ) -> None:
         super().__init__(reactor)
+        self._init_deadlines(limits)
         self._sock = sock
         self._fd = sock.fileno()
         self._peer = peer
-        self._limits = limits
         self._on_lost = on_lost
         self._throttle = throttle  # hold reading while the output is above high_water
         self.protocol = protocol
@@ -112,13 +109,6 @@ class Connection(Endpoint):
         self._state: str = OPEN
         self.close_reason: CloseReason | None = None
         self._exc: BaseException | None = None
-        self._timer: TimerHandle | None = None
-        self._timed = is_timed(limits)
-        self._due = inf  # -inf once it is closing, and has a timer of its own
-        self._last_activity = 0.0
-        self._began = self._frame_since = self._stalled_since = self._soft_since = inf  # not running
-        self._queued: int | None = None  # what the kernel held of the output when it was last asked
-        self._frame_at = -1  # offset in the stream of the frame that _frame_since is about
         self._pending: deque[Any] = deque()
         self._fault: FramingError | MemoryError | None = None
         self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
@@ -291,15 +281,6 @@ class Connection(Endpoint):
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
 
-    def _time_frame(self) -> None:
-        """Note when the frame that the last read left unfinished has begun."""
-        decoder = self._decoder
-        if decoder is None or not decoder.in_frame:
-            self._frame_since = inf
-        elif decoder.position != self._frame_at:
-            self._frame_at, self._frame_since = decoder.position, self._last_activity
-            self._watch(self._frame_since + self._limits.frame_timeout)
-
     def _run_pending(self) -> None:
         """Deliver what is decoded, then what follows it in the stream, then look for more."""
         try:
@@ -436,14 +417,6 @@ class Connection(Endpoint):
             if self._limits.write_timeout:
                 self._time_output(sent)
         self._keep_water_marks()
-
-    def _time_output(self, sent: int) -> None:
-        """Note since when output waits and the peer takes none of it."""
-        if not self._out:
-            self._stalled_since = inf
-        elif sent or self._stalled_since == inf:
-            self._stalled_since, self._queued = self._reactor.time(), None
-            self._watch(self._stalled_since + self._limits.write_timeout / 2)
 
     def _output_high(self) -> None:
         """The output has passed one of its bounds: what counts is what the kernel does not take."""
@@ -614,76 +587,3 @@ class Connection(Endpoint):
         if self._timed and events & ~self._events & EVENT_READ:
             self._reads_again()
         self._events = events
-
-    # --- time --------------------------------------------------------------------------------------------------
-
-    # An open connection has at most one timer, for the nearest of its deadlines.  What moves a deadline on only notes
-    # the time; the timer, when due, looks whether the deadline still is, and comes again if not.  So traffic touches
-    # the heap no more than once in the shortest of the timeouts.
-
-    def _arm(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Set the one timer that each state has."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._reactor.call_later(seconds, callback)
-
-    def _touch(self) -> None:
-        if self._timed:
-            self._last_activity = self._reactor.time()
-
-    def _watch(self, deadline: float) -> None:
-        """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
-        if deadline < self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._due = deadline
-            self._timer = self._reactor.call_at(deadline, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        """Close for the deadline that is over, or come again for the nearest."""
-        if self._state is not OPEN:
-            return None
-        limits, now, reading = self._limits, self._reactor.time(), self._events & EVENT_READ
-        if self._frames_received or self._pending or self._eof:
-            self._began = inf  # the first frame has come, or never will
-        if self._stalled_since + limits.write_timeout / 2 <= now:
-            self._ask_kernel(now)
-        write_timeout = limits.write_timeout / 2 if self._queued is None else limits.write_timeout
-        nearest = inf
-        for since, seconds, reason in (
-            # A peer that is not read cannot be late; _reads_again sets both anew.
-            (self._began if reading else inf, limits.first_frame_timeout, CloseReason.FIRST_FRAME_TIMEOUT),
-            (self._frame_since if reading else inf, limits.frame_timeout, CloseReason.FRAME_TIMEOUT),
-            (self._soft_since, limits.soft_output_timeout, CloseReason.SLOW_CONSUMER),
-            (self._stalled_since, write_timeout, CloseReason.WRITE_TIMEOUT),
-            (self._last_activity, limits.idle_timeout, CloseReason.IDLE),
-        ):
-            if seconds and since + seconds <= now:
-                # Who takes nothing would take nothing of an orderly end, either.
-                at_once = reason in (CloseReason.SLOW_CONSUMER, CloseReason.WRITE_TIMEOUT)
-                return (self.abort_for if at_once else self._close)(reason, overdue(reason, limits, len(self._out)))
-            if seconds:
-                nearest = min(nearest, since + seconds)
-        self._due = inf
-        return self._watch(nearest)
-
-    def _ask_kernel(self, now: float) -> None:
-        """Start write_timeout anew if the peer has taken some of what the kernel holds, of which that tells nobody.
-
-        A full socket becomes writable only when much of it is free again, and a slow but living peer can take minutes
-        for that.  First asked at half of the time, which gives the number to compare with.
-        """
-        queued = queued_output(self._fd)
-        if self._queued not in (None, queued):
-            self._stalled_since = now
-        self._queued = queued
-
-    def _reads_again(self) -> None:
-        """Start the deadlines of what the peer has to send anew: it was not heard."""
-        limits, now = self._limits, self._reactor.time()
-        if limits.first_frame_timeout and self._began != inf:
-            self._began = now
-            self._watch(now + limits.first_frame_timeout)
-        if self._frame_since != inf:
-            self._frame_since = now
-            self._watch(now + limits.frame_timeout)

@@ -120,9 +120,12 @@ def queued_output(fd: int) -> int:
     """Return the bytes that the kernel holds of what was written to the socket *fd* and that its peer has not taken.
 
     TIOCOUTQ is SIOCOUTQ (tcp(7), unix(7)): for TCP what is not acknowledged, for UNIX sockets what is not read, with
-    the kernel's overhead.  OSError: it is no such socket.  Any thread.
+    the kernel's overhead.  0 where nobody can tell.  Any thread.
     """
-    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 # --- listening ----------------------------------------------------------------------------------------------------
