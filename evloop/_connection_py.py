@@ -29,6 +29,7 @@ from evloop._connection_shared import (
     FRAMES_PER_TURN,
     SEND_BUDGET,
     STATES,
+    Budget,
     ConnectionStats,
     as_they_are,
     describe,
@@ -75,9 +76,11 @@ class Connection(Deadlines, Endpoint):
         # where it is in its life
         "_state", "close_reason", "_exc", *SLOTS,
         # input: decoded and not delivered, and what comes behind it
-        "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
+        "_pending", "_undelivered", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
         "_out", "_corked", "_full", "_write_eof", "_broken", "_events", "_alarm",
+        # the share of a budget
+        "_budget", "_accounted",
         # counters
         "_frames_received", "_bytes_received", "_frames_sent", "_bytes_sent",
     )  # fmt: skip
@@ -93,6 +96,7 @@ class Connection(Deadlines, Endpoint):
         peer: Address | None = None,
         on_lost: Callable[[Connection, BaseException | None], None] | None = None,
         throttle: bool = True,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__(reactor)
         self._init_deadlines(limits)
@@ -110,6 +114,7 @@ class Connection(Deadlines, Endpoint):
         self.close_reason: CloseReason | None = None
         self._exc: BaseException | None = None
         self._pending: deque[Any] = deque()
+        self._undelivered = 0  # bytes of the frames that the last read made whole
         self._fault: FramingError | MemoryError | None = None
         self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
             False
@@ -119,6 +124,8 @@ class Connection(Deadlines, Endpoint):
         self._broken: OSError | None = None
         self._events = 0
         self._alarm = output_alarm(limits)  # bytes of output above which _output_high is to look
+        self._budget = budget  # None: nobody counts
+        self._accounted = 0  # bytes that the budget has been told of
         self._frames_received = self._bytes_received = self._frames_sent = self._bytes_sent = 0
 
     def start(self) -> None:
@@ -233,8 +240,9 @@ class Connection(Deadlines, Endpoint):
     @property
     def stats(self) -> ConnectionStats:
         """The counters, as :class:`ConnectionStats`.  Any thread."""
-        sent = (self._frames_sent, self._bytes_sent)
-        return ConnectionStats(self._frames_received, self._bytes_received, *sent, len(self._out))
+        sent = (self._frames_sent, self._bytes_sent, len(self._out))
+        paused = int(self._state is OPEN and self._held())
+        return ConnectionStats(self._frames_received, self._bytes_received, *sent, self._input(), paused)
 
     def fileno(self) -> int:
         """Return the socket's fd, or -1 once closed.  Any thread."""
@@ -271,15 +279,25 @@ class Connection(Deadlines, Endpoint):
         return self._run_pending()
 
     def _decode(self, data: memoryview) -> None:
+        if not self._pending:
+            self._undelivered = 0
         if self._decoder is None:
             self._pending.append(data.tobytes())
+            self._undelivered += len(data)
             return
+        start = self._decoder.position
         try:
             self._pending.extend(self._decoder.feed(data))
         except (FramingError, MemoryError) as exc:
             # Nothing that was accepted is lost: the frames before the fault are delivered first.
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
+        self._undelivered += self._decoder.position - start
+
+    def _input(self) -> int:
+        """Return the bytes that were received and not delivered: of the unfinished frame, and of whole ones."""
+        decoder = self._decoder
+        return (0 if decoder is None else decoder.buffered) + (self._undelivered if self._pending else 0)
 
     def _run_pending(self) -> None:
         """Deliver what is decoded, then what follows it in the stream, then look for more."""
@@ -295,6 +313,7 @@ class Connection(Deadlines, Endpoint):
             self._continue_soon()  # a callback ends the run, and the reactor may run again
             raise
         self._update_events()
+        self._account()
 
     def _held(self) -> bool:
         """Tell whether nothing may be delivered now."""
@@ -378,6 +397,8 @@ class Connection(Deadlines, Endpoint):
             # Held back, but not without a bound; and a kernel that has refused some says when there is room.
             if len(self._out) > self._limits.high_water and not self._full:
                 self._send_some()
+            if not self._corked:
+                self._account()
         elif self._reactor.dispatching:
             self._reactor.flush_soon(self)
         else:
@@ -398,6 +419,7 @@ class Connection(Deadlines, Endpoint):
             elif self._write_eof and self._broken is None:
                 self._shutdown()
         self._update_events()
+        self._account()
 
     def _send_some(self) -> None:
         """Hand the kernel one send's worth, and see to the water marks."""
@@ -521,6 +543,7 @@ class Connection(Deadlines, Endpoint):
         self._pending.clear()
         self._out = bytearray()
         self._decoder = None
+        self._account()
         # Not from inside whatever called close(): a callback never runs in the middle of another one.
         self._reactor.call_soon(self._lost)
 
@@ -535,6 +558,15 @@ class Connection(Deadlines, Endpoint):
             reactor.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+
+    def _account(self) -> None:
+        """Tell the budget, if there is one, what has changed since the last time."""
+        budget = self._budget
+        if budget is not None:
+            held = len(self._out) + self._input()
+            if held != self._accounted:
+                change, self._accounted = held - self._accounted, held
+                budget.add(change)
 
     # --- small parts -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
@@ -45,6 +46,36 @@ class ConnectionStats(NamedTuple):
     frames_sent: int  # accepted by send()
     bytes_sent: int  # taken by the kernel
     output: int  # bytes waiting for the kernel to take them
+    input: int  # bytes received and not delivered
+    paused: int  # 1 while nothing is delivered: pause_reading, or output above high_water; else 0
+
+
+class Budget:
+    """The bytes that the connections of a server hold together, and the bound of them.
+
+    A connection adds what has changed after each read and flush; nothing is counted per frame.
+
+    Attributes:
+        limit: bytes (int).
+        used: bytes held now (int).
+        exceeded: True once the bound was passed, until whoever was told sets it back (bool).
+    Reactor thread only.
+    """
+
+    __slots__ = ("limit", "used", "exceeded", "_tell")
+
+    def __init__(self, limit: int, tell: Callable[[], object]) -> None:
+        self.limit = limit
+        self.used = 0
+        self.exceeded = False
+        self._tell = tell  # called once, then not before exceeded was set back
+
+    def add(self, change: int) -> None:
+        """Count *change* bytes (int) more, or less."""
+        self.used += change
+        if self.used > self.limit and not self.exceeded:
+            self.exceeded = True
+            self._tell()
 
 
 def find_receivers(protocol: Any, framed: bool) -> tuple[Any, Any]:
@@ -100,6 +131,12 @@ def overdue(reason: CloseReason, limits: Limits, output: int) -> TimeoutError:
 def output_too_large(output: int, limit: int) -> ConnectionAbortedError:
     """Return the error of a connection whose output, in bytes, exceeds max_output."""
     return ConnectionAbortedError(f"the peer is too slow: {output} bytes of output exceed {limit} (max_output)")
+
+
+def overload(held: int, limit: int) -> ConnectionAbortedError:
+    """Return the error of a connection that is closed because all together hold more bytes than max_buffered."""
+    text = f"closed with {held} bytes held, because all connections together exceeded {limit} (max_buffered)"
+    return ConnectionAbortedError(text)
 
 
 def output_alarm(limits: Limits) -> int:

@@ -194,6 +194,7 @@ class CloseReason(enum.Enum):
     FRAME_TIMEOUT = "frame_timeout"  # the peer began a frame and did not finish it in time
     WRITE_TIMEOUT = "write_timeout"  # output waited, and the peer took none of it in time
     SLOW_CONSUMER = "slow_consumer"  # the peer took less than it was sent: max_output, or soft_output for too long
+    OVERLOAD = "overload"  # all connections of the server held too much together, and this one most
     HANDLER = "handler"  # the application's callback raised
     FLUSH_TIMEOUT = "flush_timeout"  # closing, and the peer did not take the rest of the output in time
     SHUTDOWN = "shutdown"  # the server stopped

@@ -25,6 +25,9 @@ class Limits:
             the kernel takes.  One callback may add as much as it likes; what the kernel takes of it does not count.
         soft_output: output bytes (int >= 0, at most max_output) above which it is closed after soft_output_timeout
             seconds (float >= 0) without coming down to it.  Both or none.
+        max_buffered: bytes that all connections of a server hold together (int >= 0): unfinished frames, frames not
+            delivered, output.  Above it those that hold most are closed until a fifth of it is free: the largest
+            output first, if it is more than an equal share, then the largest input.
         write_timeout: seconds for which output may wait while the peer takes none of it, before it is closed at once
             (float >= 0).  A peer that takes something in each half of that time is never closed.
         idle_timeout: seconds without a byte in either direction after which a connection is closed (float >= 0).
@@ -54,6 +57,8 @@ class Limits:
     max_output: int = 0
     soft_output: int = 0
     soft_output_timeout: float = 0.0
+    # What is free depends on the machine and on what else runs there.
+    max_buffered: int = 0
     write_timeout: float = 0.0
     idle_timeout: float = 0.0
     # What is honest depends on the line and on max_frame, which the application knows.
@@ -98,6 +103,7 @@ _INTEGERS = (
     ("low_water", 0),
     ("max_output", 0),
     ("soft_output", 0),
+    ("max_buffered", 0),
 )
 _SECONDS = (
     "soft_output_timeout",

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from selectors import EVENT_READ
 from typing import Any
 
+from evloop._connection_shared import overload
 from evloop.addresses import Address, AddressLike, parse_address
-from evloop.connection import Connection
+from evloop.connection import Budget, Connection
 from evloop.errors import CloseReason
 from evloop.framing import Framing
 from evloop.limits import HEAD_ROOM, Limits
@@ -50,6 +51,10 @@ ACCEPT_REST_MAX = 1.0
 # Seconds in which one kind of warning is logged once; what came meanwhile is told as a count by the next one.
 WARNING_INTERVAL = 10.0
 
+# The part of max_buffered that closing connections sets free: the cost of looking for the largest is paid once for so
+# many bytes, and those who are left have room to breathe.
+RELIEF = 0.2
+
 # Seconds that a server which is left by an exception takes to tell its protocols; a connection_lost takes microseconds.
 FAREWELL = 1.0
 
@@ -60,6 +65,7 @@ _WARNED = frozenset(
         CloseReason.TRUNCATED,
         CloseReason.WRITE_TIMEOUT,
         CloseReason.SLOW_CONSUMER,
+        CloseReason.OVERLOAD,
     }
 )
 
@@ -99,6 +105,7 @@ class Server:
         self.reactor = reactor
         self.framing, self.limits = framing_within(framing, limits)
         self.connections: set[Connection] = set()
+        self._budget = Budget(self.limits.max_buffered, self._overloaded) if self.limits.max_buffered else None
         self._factory = protocol_factory_of(handler, protocol_factory)
         self._wanted = parse_address(address)
         self._reuse_port = reuse_port
@@ -111,6 +118,7 @@ class Server:
         self._force_timer: TimerHandle | None = None
         self._warnings = WarningLimit(reactor)
         self.counters: Counter[str] = Counter()
+        self._ended = (0, 0, 0, 0)  # the first four of ConnectionStats, of the connections that have ended
 
     def start(self) -> None:
         """Bind, listen and begin to accept.  Reactor thread only.
@@ -187,10 +195,32 @@ class Server:
         self._check_stopped()
 
     def stats(self) -> dict[str, int]:
-        """Return counters: ``connections`` now, ``accepted``, ``refused`` (over the limit, or without a protocol),
-        ``accept_errors``, and ``closed_<reason>`` for each :class:`CloseReason` that occurred.  Any thread.
+        """Return what was counted, all ints.  Any thread; costs about a microsecond for each connection.
+
+        - now: ``connections``; ``buffered_bytes``, which they hold: unfinished and undelivered frames, and output;
+          ``reads_paused``, of how many nothing is delivered.
+        - ever: ``accepted``, ``refused`` (over the limit, or without a protocol), ``accept_errors``,
+          ``received_bytes``, ``sent_bytes``, ``frames_received``, ``frames_sent``; ``slow_consumers`` and
+          ``overloaded``, of the closed those that did not take their output, or held most when all held too much; and
+          ``closed_<reason>`` for each :class:`CloseReason` that occurred.
         """
-        return {"connections": len(self.connections), **self.counters}
+        counters = Counter(self.counters)
+        flows = [conn.stats for conn in list(self.connections)]
+        return {
+            "connections": len(flows),
+            "buffered_bytes": sum(flow.output + flow.input for flow in flows),
+            "reads_paused": sum(flow.paused for flow in flows),
+            "accepted": 0,
+            "refused": 0,
+            "accept_errors": 0,
+            "received_bytes": self._ended[1] + sum(flow.bytes_received for flow in flows),
+            "sent_bytes": self._ended[3] + sum(flow.bytes_sent for flow in flows),
+            "frames_received": self._ended[0] + sum(flow.frames_received for flow in flows),
+            "frames_sent": self._ended[2] + sum(flow.frames_sent for flow in flows),
+            "slow_consumers": counters["closed_slow_consumer"] + counters["closed_write_timeout"],
+            "overloaded": counters["closed_overload"],
+            **counters,
+        }
 
     def __repr__(self) -> str:
         state = "listening" if self._listeners else "closing" if self.closing else "new"
@@ -217,17 +247,56 @@ class Server:
             raise
         self.counters["accepted"] += 1
         conn = Connection(
-            self.reactor, sock, protocol, framing=self.framing, limits=self.limits, peer=peer, on_lost=self._lost
+            self.reactor,
+            sock,
+            protocol,
+            framing=self.framing,
+            limits=self.limits,
+            peer=peer,
+            on_lost=self._lost,
+            budget=self._budget,
         )
         self.connections.add(conn)
         conn.start()
 
     def _lost(self, conn: Connection, exc: BaseException | None) -> None:
         self.connections.discard(conn)
+        stats = conn.stats
+        a, b, c, d = self._ended
+        self._ended = (a + stats[0], b + stats[1], c + stats[2], d + stats[3])
         assert conn.close_reason is not None
         self.counters[f"closed_{conn.close_reason.value}"] += 1
         log_close(conn, exc, self._warnings)
         self._check_stopped()
+
+    def _overloaded(self) -> None:
+        # In a turn of its own: this is called from within some connection.
+        self.reactor.call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """Close the connections that hold most, until RELIEF of the budget is free again.
+
+        Looking at all of them costs about a microsecond each.  It happens once in a turn at most, and not again before
+        the connections have taken what was set free.
+        """
+        budget = self._budget
+        assert budget is not None
+        budget.exceeded = False
+        if budget.used <= budget.limit:
+            return
+        # An equal share: without it, a peer with one answer on its way would go before one with half a frame of 1 MiB.
+        share = budget.limit // len(self.connections)
+
+        def harm(conn: Connection) -> tuple[int, int, int]:
+            stats = conn.stats
+            return stats.output if stats.output > share else 0, stats.input, stats.output
+
+        goal = budget.limit - int(budget.limit * RELIEF)
+        for conn in sorted(self.connections, key=harm, reverse=True):
+            if budget.used <= goal:
+                break
+            stats = conn.stats
+            conn.abort_for(CloseReason.OVERLOAD, overload(stats.output + stats.input, budget.limit))
 
     def _force(self) -> None:
         left = list(self.connections)

@@ -19,6 +19,7 @@ INTEGERS = {
     "low_water": 0,
     "max_output": 0,
     "soft_output": 0,
+    "max_buffered": 0,
 }
 # Limits that need another one.
 COMPANY = {
@@ -49,6 +50,7 @@ def test_limits_defaults_are_consistent():
         "max_output": 0,
         "soft_output": 0,
         "soft_output_timeout": 0.0,
+        "max_buffered": 0,
         "write_timeout": 0.0,
         "idle_timeout": 0.0,
         "first_frame_timeout": 0.0,
