@@ -16,6 +16,8 @@ class Limits:
     Attributes:
         max_connections: connections a server holds (int >= 0); one more is accepted and closed at once.  0: as many as
             the process may have file descriptors, less HEAD_ROOM.
+        max_per_address: connections of a server from one IPv4 address or one IPv6 /64 (int >= 0); one more is accepted
+            and closed at once.  Loopback and UNIX peers are exempt.
         backlog: connections the kernel queues before they are accepted (int >= 1), at most ``somaxconn``.
         max_frame: payload bytes of one frame, in both directions (int >= 0); None: the framing's own bound.
         high_water: output bytes that a connection holds (int >= 0) above which it calls ``pause_writing`` and stops
@@ -47,6 +49,8 @@ class Limits:
     """
 
     max_connections: int = 0
+    # Behind a proxy or a company's NAT all peers have one address, so only who knows the network can say.
+    max_per_address: int = 0
     # A burst of connects during a turn of 0.1 s at 10,000 a second; the kernel cuts it to somaxconn, 4096 today.
     backlog: int = 1024
     max_frame: int | None = None
@@ -98,6 +102,7 @@ class Limits:
 
 _INTEGERS = (
     ("max_connections", 0),
+    ("max_per_address", 0),
     ("backlog", 1),
     ("high_water", 0),
     ("low_water", 0),

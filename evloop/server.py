@@ -6,6 +6,7 @@ Rule: nothing in this file may parse bytes or parse a command line.  Read next: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import resource
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from selectors import EVENT_READ
 from typing import Any
 
+from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.connection import Budget, Connection
@@ -26,6 +28,7 @@ from evloop.protocol import Protocol, protocol_factory_of
 from evloop.reactor import Core, Endpoint, Reactor, TimerHandle
 from evloop.sockets import (
     ACCEPT_RETRY,
+    NO_DESCRIPTOR,
     OUT_OF_RESOURCES,
     WOULD_BLOCK,
     address_of,
@@ -48,6 +51,10 @@ ACCEPTS_PER_TURN = 64
 ACCEPT_REST = 0.1
 ACCEPT_REST_MAX = 1.0
 
+# Seconds without a descriptor after which those who wait are accepted with the spare one, and closed: the shortage may
+# pass, and then all are served; if not, a clean end tells a client more than a connection that nobody answers.
+REFUSE_AFTER = 1.0
+
 # Seconds in which one kind of warning is logged once; what came meanwhile is told as a count by the next one.
 WARNING_INTERVAL = 10.0
 
@@ -57,6 +64,9 @@ RELIEF = 0.2
 
 # Seconds that a server which is left by an exception takes to tell its protocols; a connection_lost takes microseconds.
 FAREWELL = 1.0
+
+# Why a connection is closed as it is accepted; the counters of stats().
+REFUSALS = ("refused_max_connections", "refused_per_address", "refused_protocol", "refused_no_descriptor")
 
 _WARNED = frozenset(
     {
@@ -113,6 +123,8 @@ class Server:
         self._listeners: list[_Listener] = []
         self._unix_identity: tuple[int, int] | None = None
         self._max_connections = 0
+        self._per_address = PerAddress(self.limits.max_per_address)
+        self._spare = SpareDescriptor()
         self._stopped: list[Callable[[], object]] = []
         self.closing = False  # True once close() or shutdown() was called
         self._force_timer: TimerHandle | None = None
@@ -142,6 +154,7 @@ class Server:
             socket_factory=self.reactor.socket_factory,
         )
         self._listeners = [_Listener(self, sock) for sock in sockets]
+        self._spare.take()
         if self._wanted.kind == "unix":
             self._unix_identity = socket_identity(sockets[0])
 
@@ -170,6 +183,7 @@ class Server:
             except OSError as exc:
                 logger.warning("cannot remove %s: %s", self._wanted, exc.strerror)
         with contextlib.ExitStack() as stack:  # each is closed, whatever a callback of a queued peer raises
+            stack.callback(self._spare.give_up)
             for listener in listeners:
                 stack.callback(listener.close)
             for listener in listeners:
@@ -198,11 +212,14 @@ class Server:
         """Return what was counted, all ints.  Any thread; costs about a microsecond for each connection.
 
         - now: ``connections``; ``buffered_bytes``, which they hold: unfinished and undelivered frames, and output;
-          ``reads_paused``, of how many nothing is delivered.
-        - ever: ``accepted``, ``refused`` (over the limit, or without a protocol), ``accept_errors``,
-          ``received_bytes``, ``sent_bytes``, ``frames_received``, ``frames_sent``; ``slow_consumers`` and
-          ``overloaded``, of the closed those that did not take their output, or held most when all held too much; and
-          ``closed_<reason>`` for each :class:`CloseReason` that occurred.
+          ``reads_paused``, of how many nothing is delivered; ``accept_paused``, 1 while a listener rests because the
+          process or the machine is out of something.
+        - ever: ``accepted``; ``refused``, and of those ``refused_max_connections``, ``refused_per_address``,
+          ``refused_protocol`` (the factory failed), ``refused_no_descriptor``; ``accept_errors``, and of those
+          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``closed_<reason>`` for each
+          :class:`CloseReason` that occurred, and of those ``slow_consumers``, who did not take their output, and
+          ``overloaded``, who held most when all held too much; ``received_bytes``, ``sent_bytes``,
+          ``frames_received``, ``frames_sent``.
         """
         counters = Counter(self.counters)
         flows = [conn.stats for conn in list(self.connections)]
@@ -210,9 +227,11 @@ class Server:
             "connections": len(flows),
             "buffered_bytes": sum(flow.output + flow.input for flow in flows),
             "reads_paused": sum(flow.paused for flow in flows),
+            "accept_paused": int(any(listener.resting for listener in self._listeners)),
             "accepted": 0,
-            "refused": 0,
-            "accept_errors": 0,
+            "refused": sum(counters[name] for name in REFUSALS),
+            **dict.fromkeys(REFUSALS, 0),
+            "accept_errors": sum(n for name, n in counters.items() if name.startswith("accept_errors_")),
             "received_bytes": self._ended[1] + sum(flow.bytes_received for flow in flows),
             "sent_bytes": self._ended[3] + sum(flow.bytes_sent for flow in flows),
             "frames_received": self._ended[0] + sum(flow.frames_received for flow in flows),
@@ -226,22 +245,23 @@ class Server:
         state = "listening" if self._listeners else "closing" if self.closing else "new"
         return f"<Server {state} {self.address} {len(self.connections)} connections>"
 
+    def _refuse(self, sock: socket.socket, reason: str, text: str, exc: BaseException | None = None) -> None:
+        # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
+        self.counters[f"refused_{reason}"] += 1
+        sock.close()
+        self._warnings.log(reason, f"refused {text}", exc)
+
     def _accepted(self, sock: socket.socket, peer: Address) -> None:
         if len(self.connections) >= self._max_connections:
-            # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
-            self.counters["refused"] += 1
-            sock.close()
-            self._warnings.log("max_connections", f"refused {peer}: max_connections={self._max_connections} reached")
-            return
+            return self._refuse(sock, "max_connections", f"{peer}: max_connections={self._max_connections} reached")
+        if self._per_address.is_full(peer):
+            return self._refuse(sock, "per_address", f"{peer}: max_per_address={self._per_address.limit} reached")
         try:
             protocol = self._factory()
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"protocol_factory made no Protocol but {type(protocol).__name__}")
         except Exception as exc:
-            self.counters["refused"] += 1
-            sock.close()
-            self._warnings.log("protocol_factory", f"refused {peer}: the protocol factory failed", exc)
-            return
+            return self._refuse(sock, "protocol", f"{peer}: the protocol factory failed", exc)
         except BaseException:
             sock.close()
             raise
@@ -257,10 +277,12 @@ class Server:
             budget=self._budget,
         )
         self.connections.add(conn)
-        conn.start()
+        self._per_address.add(conn, peer)
+        return conn.start()
 
     def _lost(self, conn: Connection, exc: BaseException | None) -> None:
         self.connections.discard(conn)
+        self._per_address.discard(conn)
         stats = conn.stats
         a, b, c, d = self._ended
         self._ended = (a + stats[0], b + stats[1], c + stats[2], d + stats[3])
@@ -317,7 +339,7 @@ class Server:
 class _Listener(Endpoint):
     """One listening socket.  Owns: the socket."""
 
-    __slots__ = ("server", "sock", "address", "rest", "resting")
+    __slots__ = ("server", "sock", "address", "rest", "resting", "starved_since")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server.reactor)
@@ -326,6 +348,7 @@ class _Listener(Endpoint):
         self.address = local_address(sock)
         self.rest = ACCEPT_REST  # seconds, of the next one
         self.resting = False
+        self.starved_since: float | None = None  # the time of the first accept that found no descriptor
         self._reactor.register(sock, EVENT_READ, self)
 
     def on_readable(self) -> None:
@@ -341,16 +364,34 @@ class _Listener(Endpoint):
             except OSError as exc:
                 if exc.errno in WOULD_BLOCK:
                     return
-                self.server.counters["accept_errors"] += 1
+                self.server.counters[f"accept_errors_{errno.errorcode.get(exc.errno or 0, exc.errno)}"] += 1
                 if exc.errno in ACCEPT_RETRY:
                     continue  # that one peer is gone already; the next may not be
+                if exc.errno in NO_DESCRIPTOR:
+                    self._turn_away()
                 self._rest(exc)
                 return
-            self.rest = ACCEPT_REST
+            self.rest, self.starved_since = ACCEPT_REST, None
             sock.setblocking(False)
             # The address that accept gave: asking a socket whose peer has gone since would raise.
             peer = self.address if self.address.kind == "unix" else address_of(sock.family, sockaddr)
             self.server._accepted(sock, peer)
+
+    def _turn_away(self) -> None:
+        """Close those who wait, if there has been no descriptor for REFUSE_AFTER; by then a rest takes as long."""
+        now = self._reactor.time()
+        if self.starved_since is None:
+            self.starved_since = now
+        if now - self.starved_since < REFUSE_AFTER:
+            return
+        server = self.server
+        with server._spare.lent() as lent:
+            for _ in range(ACCEPTS_PER_TURN if lent else 0):
+                try:
+                    sock, _ = self.sock.accept()
+                except OSError:
+                    return  # nobody waits any more, or somebody else has taken the descriptor
+                server._refuse(sock, "no_descriptor", f"a connection on {self.address}: no file descriptor is left")
 
     def _rest(self, exc: OSError) -> None:
         """Stop watching for a while: the connections stay queued, and the loop does not spin on them."""

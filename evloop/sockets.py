@@ -75,7 +75,8 @@ ACCEPT_RETRY = frozenset(
 )
 
 # The process or the machine has no descriptor or memory left: the connection stays queued, and a retry at once spins.
-OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+OUT_OF_RESOURCES = NO_DESCRIPTOR | {errno.ENOBUFS, errno.ENOMEM}
 
 # The machine lacks this address or this family: the other addresses of the same name may still do.
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})

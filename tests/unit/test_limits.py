@@ -13,6 +13,7 @@ from evloop import Limits
 
 INTEGERS = {
     "max_connections": 0,
+    "max_per_address": 0,
     "backlog": 1,
     "max_frame": 0,
     "high_water": 0,
@@ -43,6 +44,7 @@ def test_limits_defaults_are_consistent():
     """The values that most programs run with, written down once more so that a change is meant."""
     assert dataclasses.asdict(Limits()) == {
         "max_connections": 0,
+        "max_per_address": 0,
         "backlog": 1024,
         "max_frame": None,
         "high_water": 65536,
