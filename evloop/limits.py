@@ -37,6 +37,14 @@ class Limits:
             come (float >= 0).  Absolute: an idle timeout is kept off by a byte now and then.
         frame_timeout: seconds in which a frame has to be whole once its first byte was read (float >= 0).  Neither of
             the two runs while the connection does not read; it then begins anew.
+        notsent_lowat: bytes of output that the kernel takes of a TCP connection beyond what is on its way (int >= 0; 0:
+            as many as its buffer holds, which grows to megabytes).  TCP_NOTSENT_LOWAT.
+        keepalive: seconds without a packet after which the kernel asks a TCP peer whether it is there (int 0..32767).
+        keepalive_interval: seconds until it asks again (int 1..32767).
+        keepalive_count: questions without an answer after which the connection is reset (int 1..127).
+        user_timeout: seconds after which the kernel resets a TCP connection of which it has sent something that is not
+            acknowledged, or cannot send because the peer's window is closed (float >= 0, at most 2147483).  Keepalive
+            alone does not find a dead peer while there is output under way.  TCP_USER_TIMEOUT.
         flush_timeout: seconds that a closing connection waits while the peer takes nothing of the rest of its output
             (float > 0); a peer that takes some is waited for.
         linger: seconds that closing then waits for the peer's end of the stream, discarding what still comes
@@ -68,6 +76,12 @@ class Limits:
     # What is honest depends on the line and on max_frame, which the application knows.
     first_frame_timeout: float = 0.0
     frame_timeout: float = 0.0
+    # The kernel's own, which an operator may have set for the whole machine.
+    notsent_lowat: int = 0
+    keepalive: int = 0
+    keepalive_interval: int = 15
+    keepalive_count: int = 4
+    user_timeout: float = 0.0
     # Several retransmissions on a poor line; a peer that is alive acknowledges something in that time.
     flush_timeout: float = 5.0
     # Long enough for a round trip and a retransmission, short enough that peers which never close cost little.
@@ -76,12 +90,14 @@ class Limits:
     drain_timeout: float = 8.0
 
     def __post_init__(self) -> None:
-        for name, least in _INTEGERS:
-            _integer(name, getattr(self, name), least)
+        for name, least, most in _INTEGERS:
+            _integer(name, getattr(self, name), least, most)
         if self.max_frame is not None:
-            _integer("max_frame", self.max_frame, 0)
+            _integer("max_frame", self.max_frame, 0, None)
         for name in _SECONDS:
             _seconds(name, getattr(self, name))
+        if self.user_timeout > _USER_TIMEOUT_MAX:
+            raise ValueError(f"user_timeout must be at most {_USER_TIMEOUT_MAX}, not {self.user_timeout}")
         if self.flush_timeout == 0:
             raise ValueError(
                 "flush_timeout must be more than 0: a peer that takes nothing would hold a closing connection"
@@ -100,19 +116,27 @@ class Limits:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
-_INTEGERS = (
-    ("max_connections", 0),
-    ("max_per_address", 0),
-    ("backlog", 1),
-    ("high_water", 0),
-    ("low_water", 0),
-    ("max_output", 0),
-    ("soft_output", 0),
-    ("max_buffered", 0),
+# Name, least and most; the bounds of the kernel's options are Linux's: MAX_TCP_KEEPIDLE and its like in net/tcp.h, and
+# what fits a C int.
+_INTEGERS: tuple[tuple[str, int, int | None], ...] = (
+    ("max_connections", 0, None),
+    ("max_per_address", 0, None),
+    ("backlog", 1, None),
+    ("high_water", 0, None),
+    ("low_water", 0, None),
+    ("max_output", 0, None),
+    ("soft_output", 0, None),
+    ("max_buffered", 0, None),
+    ("notsent_lowat", 0, 0x7FFFFFFF),
+    ("keepalive", 0, 32767),
+    ("keepalive_interval", 1, 32767),
+    ("keepalive_count", 1, 127),
 )
+_USER_TIMEOUT_MAX = 0x7FFFFFFF // 1000  # the kernel has it as a C int of milliseconds
 _SECONDS = (
     "soft_output_timeout",
     "write_timeout",
+    "user_timeout",
     "idle_timeout",
     "first_frame_timeout",
     "frame_timeout",
@@ -125,11 +149,13 @@ _SECONDS = (
 HEAD_ROOM = 64
 
 
-def _integer(name: str, value: object, least: int) -> None:
+def _integer(name: str, value: object, least: int, most: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, not {value}")
 
 
 def _seconds(name: str, value: object) -> None:

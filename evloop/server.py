@@ -35,6 +35,7 @@ from evloop.sockets import (
     listen,
     local_address,
     raise_fd_limit,
+    set_tcp_options,
     socket_identity,
     somaxconn,
     unlink_unix,
@@ -151,7 +152,7 @@ class Server:
             backlog=limits.backlog,
             reuse_port=self._reuse_port,
             unix_mode=self._unix_mode,
-            socket_factory=self.reactor.socket_factory,
+            socket_factory=self._make_listener,
         )
         self._listeners = [_Listener(self, sock) for sock in sockets]
         self._spare.take()
@@ -279,6 +280,15 @@ class Server:
         self.connections.add(conn)
         self._per_address.add(conn, peer)
         return conn.start()
+
+    def _make_listener(self, family: int, kind: int) -> socket.socket:
+        sock = self.reactor.socket_factory(family, kind)
+        try:
+            set_tcp_options(sock, self.limits)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _lost(self, conn: Connection, exc: BaseException | None) -> None:
         self.connections.discard(conn)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import resource
 import socket
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from evloop.addresses import Address, AddressLike, parse_address
+from evloop.limits import Limits
 
 BACKLOG = 1024  # covers a burst of connects during ~0.1 s of a busy loop; the kernel cuts it to somaxconn (4096 today)
 PORT_ATTEMPTS = 16  # port 0 on several addresses: the odds that a free port is taken on the other family, 16 times over
@@ -115,6 +117,26 @@ def peer_address(sock: socket.socket) -> Address | None:
 
 def _sun_path(path: str) -> str | bytes:
     return b"\0" + os.fsencode(path[1:]) if path.startswith("@") else path
+
+
+def set_tcp_options(sock: socket.socket, limits: Limits) -> None:
+    """Have the kernel keep its part of *limits* on a TCP socket; a UNIX socket is left alone.
+
+    Set on a socket before it listens, the connections have them from the handshake on: Linux copies the listener, with
+    all of these, so an accept costs no call.  tcp(7), socket(7).  OSError: the kernel refused.  Any thread.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    if limits.notsent_lowat:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat)
+    if limits.keepalive:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.keepalive)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.keepalive_interval)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.keepalive_count)
+    if limits.user_timeout:
+        # Rounded up: 0 ms would be the kernel's own bound of about 15 minutes.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(limits.user_timeout * 1000))
 
 
 def queued_output(fd: int) -> int:

@@ -15,6 +15,7 @@ import pytest
 from peers import World, connection_class, encode, world
 from serving import call, serving, start, upper
 
+import evloop
 from evloop import Limits, Server
 
 MEBI = 1 << 20
@@ -485,3 +486,71 @@ def test_stats_count_slow_consumers_of_each_kind(world, serving, caplog):
     world.until(lambda: stalled.stats()["slow_consumers"])
     assert (hard.stats()["closed_slow_consumer"], stalled.stats()["closed_write_timeout"]) == (1, 1)
     assert "(max_output)" in caplog.text and "(write_timeout)" in caplog.text
+
+
+# --- what the kernel keeps -------------------------------------------------------------------------------------------
+
+KERNEL = {"notsent_lowat": 131072, "keepalive": 60, "keepalive_interval": 15, "keepalive_count": 4, "user_timeout": 110}
+
+
+def options_of(conn):
+    """Return what the kernel says of the socket of *conn*, by the names and in the units of the limits."""
+    with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        tcp = {
+            "notsent_lowat": socket.TCP_NOTSENT_LOWAT,
+            "keepalive": socket.TCP_KEEPIDLE,
+            "keepalive_interval": socket.TCP_KEEPINTVL,
+            "keepalive_count": socket.TCP_KEEPCNT,
+            "user_timeout": socket.TCP_USER_TIMEOUT,
+        }
+        found = {name: sock.getsockopt(socket.IPPROTO_TCP, number) for name, number in tcp.items()}
+        found["user_timeout"] /= 1000
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), found
+
+
+def test_kernel_limits_are_on_each_accepted_connection(world, serving):
+    """Set on the listener before it listens: Linux hands them on, and so does this test if that should ever change."""
+    server = serving(address="localhost:0", limits=Limits(linger=0, **KERNEL))
+    for address in server.addresses:
+        world.peer(socket.create_connection((address.host, address.port)))
+    world.until(lambda: len(server.connections) == len(server.addresses))
+    assert [options_of(conn) for conn in server.connections] == [(1, KERNEL)] * len(server.addresses)
+
+
+def test_kernel_limits_that_are_off_leave_the_kernels_own(world, serving):
+    """An operator may have set them for the machine."""
+    server = serving()
+    call(world, server)
+    world.until(lambda: server.connections)
+    (conn,) = server.connections
+    with socket.socket() as untouched:
+        own = untouched.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+    alive, found = options_of(conn)
+    assert (alive, found["keepalive"], found["user_timeout"], found["notsent_lowat"]) == (0, own, 0, 0)
+
+
+def test_kernel_limits_are_on_a_clients_connection(world, serving):
+    """The same limits mean the same at the other end."""
+    server = serving()
+    connector = evloop.connect(world.reactor, server.address, upper, limits=Limits(**KERNEL))
+    world.until(lambda: connector.connection)
+    assert options_of(connector.connection) == (1, KERNEL)
+    connector.connection.abort()
+    world.turn(2)
+
+
+def test_kernel_limits_do_not_keep_a_unix_server_from_serving(world, serving, tmp_path):
+    """UNIX sockets know none of them."""
+    server = serving(address=f"unix:{tmp_path}/s", limits=Limits(linger=0, **KERNEL))
+    peer = call(world, server).write(encode(b"hi"))
+    world.until(lambda: peer.frames == [b"HI"])
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0001, 1), (0.0011, 2), (1.5, 1500)])
+def test_user_timeout_is_rounded_up_to_milliseconds(world, serving, seconds, milliseconds):
+    """0 ms would switch it off."""
+    server = serving(limits=Limits(user_timeout=seconds, linger=0))
+    call(world, server)
+    world.until(lambda: server.connections)
+    (conn,) = server.connections
+    assert options_of(conn)[1]["user_timeout"] * 1000 == milliseconds

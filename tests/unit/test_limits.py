@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import socket
 
 import pytest
 
 import evloop
 from evloop import Limits
+from evloop.sockets import set_tcp_options
 
 INTEGERS = {
     "max_connections": 0,
@@ -21,6 +23,17 @@ INTEGERS = {
     "max_output": 0,
     "soft_output": 0,
     "max_buffered": 0,
+    "notsent_lowat": 0,
+    "keepalive": 0,
+    "keepalive_interval": 1,
+    "keepalive_count": 1,
+}
+MOST = {
+    "notsent_lowat": 2**31 - 1,
+    "keepalive": 32767,
+    "keepalive_interval": 32767,
+    "keepalive_count": 127,
+    "user_timeout": 2147483,
 }
 # Limits that need another one.
 COMPANY = {
@@ -31,6 +44,7 @@ COMPANY = {
 SECONDS = [
     "soft_output_timeout",
     "write_timeout",
+    "user_timeout",
     "idle_timeout",
     "first_frame_timeout",
     "frame_timeout",
@@ -57,6 +71,11 @@ def test_limits_defaults_are_consistent():
         "idle_timeout": 0.0,
         "first_frame_timeout": 0.0,
         "frame_timeout": 0.0,
+        "notsent_lowat": 0,
+        "keepalive": 0,
+        "keepalive_interval": 15,
+        "keepalive_count": 4,
+        "user_timeout": 0.0,
         "flush_timeout": 5.0,
         "linger": 2.0,
         "drain_timeout": 8.0,
@@ -72,6 +91,18 @@ def test_limits_integer_at_its_least_is_taken_and_below_refused(name, least):
     assert getattr(Limits(**base, **{name: least + 1}), name) == least + 1
     with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {least - 1}"):
         Limits(**base, **{name: least - 1})
+
+
+@pytest.mark.parametrize(("name", "most"), MOST.items())
+def test_limits_of_the_kernel_are_taken_up_to_what_it_takes(name, most):
+    """limit-1, limit, limit+1: setsockopt would refuse it with EINVAL, when the server starts or at the first peer."""
+    assert getattr(Limits(**{name: most - 1}), name) == most - 1
+    limits = Limits(**{name: most})
+    with socket.socket() as sock:
+        set_tcp_options(sock, limits)
+        set_tcp_options(sock, limits.replace(keepalive=most if name == "keepalive" else 1))
+    with pytest.raises(ValueError, match=f"{name} must be at most {most}, not {most + 1}"):
+        Limits(**{name: most + 1})
 
 
 @pytest.mark.parametrize("name", INTEGERS)
