@@ -209,7 +209,7 @@ def test_limits_are_frozen_and_a_value():
 
 
 def test_limits_take_keywords_only():
-    """Nine numbers in a row would be a riddle."""
+    """Twenty numbers in a row would be a riddle."""
     with pytest.raises(TypeError):
         Limits(10)
 
@@ -223,6 +223,23 @@ def test_limits_replace_changes_a_copy_and_checks_it():
         limits.replace(linger=-1)
     with pytest.raises(TypeError):
         limits.replace(unknown=1)
+
+
+def test_limits_replace_checks_the_whole():
+    """A pair of limits that fit each other must still do so when one of them is changed."""
+    limits = Limits(max_output=100, soft_output=100, soft_output_timeout=1)
+    assert limits.replace(soft_output=0, soft_output_timeout=0) == Limits(max_output=100)
+    with pytest.raises(ValueError, match="soft_output 100 exceeds max_output 99"):
+        limits.replace(max_output=99)
+    with pytest.raises(ValueError, match="need each other"):
+        limits.replace(soft_output_timeout=0)
+
+
+def test_limits_repr_can_be_read_back():
+    """What a log shows is what somebody pastes into an issue, or a program."""
+    limits = Limits(max_output=100, soft_output=50, soft_output_timeout=1, keepalive=60, user_timeout=0.5)
+    assert eval(repr(limits)) == limits
+    assert all(f"{name}=" in repr(limits) for name in Limits.__dataclass_fields__)
 
 
 def test_limits_max_frame_replaces_the_framings_own_bound():
