@@ -5,22 +5,47 @@ from libc.stdint cimport int64_t
 from evloop._framing cimport Codec, FrameDecoder
 from evloop._reactor cimport Core, Endpoint
 
+ctypedef struct Times:            # what a deadline needs to know; a connection without deadlines has none
+    double began, frame_since, stalled_since, soft_since  # INFINITY: does not run
+    int64_t frame_at              # offset in the stream of the frame that frame_since is about
+    int64_t queued                # what the kernel held of the output when it was last asked, or -1
+
+
+cdef class Budget:
+    cdef readonly Py_ssize_t limit, used
+    cdef public bint exceeded
+    cdef object _tell
+
+    cdef int count(self, Py_ssize_t change) except -1
+
+
+cdef class _Bounds:
+    cdef object limits
+    cdef Py_ssize_t high_water, low_water, max_output, soft_output, alarm
+    cdef double idle_timeout, first_frame_timeout, frame_timeout, write_timeout, soft_output_timeout
+    cdef double flush_timeout, linger
+    cdef bint timed
+
 
 cdef class Connection(Endpoint):
     # what never changes
     cdef public object protocol, framing, context
-    cdef public object _limits
+    cdef _Bounds _bounds
+    cdef Budget _budget           # None: nobody counts
     cdef object _peer, _on_lost
     cdef object _function         # of a FunctionProtocol: called with the connection and a frame
     cdef object _receive_many, _receive_one
     cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
     cdef FrameDecoder _decoder
-    cdef Py_ssize_t _high_water, _low_water
+    cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
     # where it is in its life
     cdef readonly object close_reason
     cdef object _exc, _timer
+    cdef Times* _times            # NULL until needed
     cdef double _last_activity
+    cdef double _due              # when the timer looks at the deadlines; -INFINITY once closing
+    cdef bint _timed
     cdef int _sock                # -1: closed
     cdef unsigned char _state
     cdef bint _throttle           # hold reading while the output is above high_water
@@ -30,6 +55,8 @@ cdef class Connection(Endpoint):
     cdef object _fault
     cdef bint _eof, _eof_told, _paused, _scheduled
     cdef Py_ssize_t _discarded
+    cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
+    cdef Py_ssize_t _accounted    # bytes that the budget has been told of
     # output, beside what lies in the core's gather: the chunks, then the tail
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
@@ -37,8 +64,8 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _tail_start, _tail_end, _tail_room
     cdef Py_ssize_t _waiting      # bytes of both
     cdef bint _corked, _full, _write_eof
-    cdef int64_t _budget_turn     # the turn that the budget is of
-    cdef Py_ssize_t _budget       # bytes that may still be written in it
+    cdef int64_t _send_turn       # the turn that _send_room is of
+    cdef Py_ssize_t _send_room    # bytes that may still be written in it
     cdef object _broken
     # counters
     cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
@@ -48,6 +75,8 @@ cdef class Connection(Endpoint):
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _read_in_place(self, Py_ssize_t lacking) except -1
     cdef int _read_guess(self, Py_ssize_t body) except -1
+    cdef Py_ssize_t _input(self) noexcept
+    cdef int _received(self, Py_ssize_t size) except -1
     cdef int _add_pending(self, list items) except -1
     cdef int _run_pending(self) except -1
     cdef bint _held(self) noexcept
@@ -66,21 +95,27 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
     cdef int _send_some(self) except -1
-    cdef Py_ssize_t _budget_left(self) noexcept
+    cdef Py_ssize_t _room_in_turn(self) noexcept
     cdef int _send_gathered(self) except -1
     cdef int _send_waiting(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1
     cdef int _sent(self, Py_ssize_t size) except -1
     cdef void _drop_output(self) noexcept
+    cdef int _output_high(self) except -1
     cdef int _keep_water_marks(self) except -1
     cdef int _write_failed(self, int number) except -1
     cdef int _close(self, object reason, object exc) except -1
     cdef int _linger(self) except -1
     cdef int _shutdown(self) noexcept
-    cdef bint _quiet_for(self, double seconds, object callback) except -1
+    cdef int _abort(self, object reason, object exc) except -1
     cdef int _failed_io(self, object exc) except -1
     cdef int _end(self, object reason, object exc) except -1
     cdef object _dispatch(self, str name, tuple args)
     cdef int _update_events(self) except -1
     cdef int _arm(self, double seconds, object callback) except -1
-    cdef int _touch(self) except -1
+    cdef int _watch(self, double deadline) except -1
+    cdef int _ask_kernel(self, double now) except -1
+    cdef int _reads_again(self) except -1
+    cdef int _time_frame(self) except -1
+    cdef int _time_output(self, Py_ssize_t sent) except -1
+    cdef int _account(self) except -1

@@ -13,8 +13,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
 
@@ -34,14 +35,17 @@ from evloop._connection_shared import (
     describe,
     find_receivers,
     flush_too_slow,
-    idle_too_long,
+    is_timed,
+    output_alarm,
+    output_too_large,
+    overdue,
     reason_of,
 )
 from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder as FramingDecoder
 from evloop.protocol import FunctionProtocol
-from evloop.sockets import PEER_GONE, local_address, peer_address
+from evloop.sockets import PEER_GONE, local_address, peer_address, queued_output
 
 cdef extern from "_wire.h":
     void evl_store(unsigned char* out, int order, uint64_t value) noexcept nogil
@@ -87,21 +91,73 @@ assert GATHER_ROOM <= SEND_BUDGET
 
 
 @cython.final
+cdef class Budget:
+    """The bytes that the connections of a server hold together, and the bound of them."""
+
+    def __init__(self, limit, tell):
+        self.limit = min(limit, PY_SSIZE_T_MAX)
+        self._tell = tell
+
+    def add(self, Py_ssize_t change):
+        """Count *change* bytes (int) more, or less."""
+        self.count(change)
+
+    cdef int count(self, Py_ssize_t change) except -1:
+        self.used += change
+        if self.used > self.limit and not self.exceeded:
+            self.exceeded = True
+            self._tell()
+        return 0
+
+
+@cython.final
+cdef class _Bounds:
+    """The limits of a connection as C numbers; the connections of a server have one of them together."""
+
+    def __init__(self, limits):
+        self.limits = limits
+        self.high_water = min(limits.high_water, PY_SSIZE_T_MAX)
+        self.low_water = min(limits.low_water, PY_SSIZE_T_MAX)
+        self.max_output = min(limits.max_output, PY_SSIZE_T_MAX)
+        self.soft_output = min(limits.soft_output, PY_SSIZE_T_MAX)
+        self.alarm = min(output_alarm(limits), PY_SSIZE_T_MAX)
+        self.idle_timeout, self.flush_timeout, self.linger = limits.idle_timeout, limits.flush_timeout, limits.linger
+        self.first_frame_timeout, self.frame_timeout = limits.first_frame_timeout, limits.frame_timeout
+        self.write_timeout, self.soft_output_timeout = limits.write_timeout, limits.soft_output_timeout
+        self.timed = is_timed(limits)
+
+
+cdef _Bounds _last_bounds = None
+
+
+cdef _Bounds _bounds_of(object limits):
+    global _last_bounds
+    if _last_bounds is None or _last_bounds.limits is not limits:
+        _last_bounds = _Bounds(limits)
+    return _last_bounds
+
+
+@cython.final
 cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
 
     def __cinit__(self, *args, **kwargs):
-        self._sock = self._budget_turn = -1
+        self._sock = self._send_turn = -1
+        self._due = INFINITY
 
-    def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True):
+    def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True,
+                 budget=None):
         Endpoint.__init__(self, reactor)
+        self._bounds = _bounds_of(limits)
+        self._timed = self._bounds.timed
+        if self._timed or self._bounds.write_timeout or self._bounds.soft_output:
+            self._times = _new_times()
         self._peer = peer
-        self._limits = limits
         self._on_lost = on_lost
         self._throttle = throttle
-        self._high_water = min(limits.high_water, PY_SSIZE_T_MAX)
-        self._low_water = min(limits.low_water, PY_SSIZE_T_MAX)
-        self._gather_room = min(self._high_water, <Py_ssize_t>GATHER_ROOM)
+        self._alarm = self._bounds.alarm
+        self._gather_room = min(self._bounds.high_water, self._alarm, <Py_ssize_t>GATHER_ROOM)
+        self._budget = budget
         self.protocol = protocol
         self.framing = framing
         if framing is not None:
@@ -112,19 +168,21 @@ cdef class Connection(Endpoint):
 
     def __dealloc__(self):
         self._drop_output()
+        free(self._times)
         if self._sock >= 0:
             close(self._sock)  # libc's: the collector may have taken the reactor away already
 
     def start(self):
         """Begin: call ``connection_made`` and read.  Called once, by whoever made the connection."""
+        if self._timed:
+            self._last_activity = self._times.began = self.core.now()
         try:
             self._dispatch("connection_made", (self,))
         finally:  # an exit in the callback leaves the reactor, which may run again
             if self._state == OPEN:
                 self._find_receivers()
-                if self._state == OPEN and self._limits.idle_timeout:
-                    self._last_activity = self.core.now()
-                    self._arm(self._limits.idle_timeout, self._idle)
+            if self._timed:
+                self._check_deadlines()
             self._continue_soon()
         self._run_pending()
 
@@ -162,6 +220,8 @@ cdef class Connection(Endpoint):
             self._append(<bytes>payload)
         self._frames_sent += 1
         self._flush_unless_corked()
+        if self._output() > self._alarm:
+            self._output_high()
 
     def send_many(self, payloads):
         """Send an iterable of payloads, one frame each, as :meth:`send`; one at fault and nothing was sent."""
@@ -186,6 +246,8 @@ cdef class Connection(Endpoint):
                     self._append(<bytes>PyList_GET_ITEM(<PyObject*>items, index))
         self._frames_sent += count
         self._flush_unless_corked()
+        if self._output() > self._alarm:
+            self._output_high()
 
     def pause_reading(self):
         """Deliver nothing more, from this frame on, until :meth:`resume_reading`.  Idempotent.  Reactor thread only."""
@@ -218,11 +280,19 @@ cdef class Connection(Endpoint):
 
     def abort(self):
         """Close at once, dropping the output; the peer sees a reset.  Idempotent.  Reactor thread only."""
+        self._abort(CloseReason.ABORTED, None)
+
+    def abort_for(self, reason, exc=None):
+        """Close as :meth:`abort` does, for a *reason* of the caller's.  Reactor thread only."""
+        self._abort(reason, exc)
+
+    cdef int _abort(self, object reason, object exc) except -1:
         cdef linger reset
         if self._state != CLOSED:
             reset.l_onoff, reset.l_linger = 1, 0
             self.core.sys.setsockopt(self._sock, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
-            self._end(CloseReason.ABORTED, None)
+            self._end(reason, exc)
+        return 0
 
     def is_closing(self):
         """Return whether the connection is closing or closed.  Any thread."""
@@ -248,9 +318,9 @@ cdef class Connection(Endpoint):
     @property
     def stats(self):
         """Counters, as :class:`ConnectionStats`.  Any thread."""
-        return ConnectionStats(
-            self._frames_received, self._bytes_received, self._frames_sent, self._bytes_sent, self._output()
-        )
+        paused = int(self._state == OPEN and self._held())
+        sent = (self._frames_sent, self._bytes_sent, self._output())
+        return ConnectionStats(self._frames_received, self._bytes_received, *sent, self._input(), paused)
 
     def fileno(self):
         """Return the socket's fd, or -1 once closed.  Any thread."""
@@ -292,11 +362,12 @@ cdef class Connection(Endpoint):
         buffer = self.core._recv_memory if self.core._recv_memory is not NULL else self.core.receive_memory()
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
-            self._bytes_received += size
-            self._touch()
+            self._received(size)
             if self._codec is not None and self._pending is None and not self._held():
                 frame = self._decoder.feed_one(buffer, size)
                 if frame is not None:
+                    if self._bounds.frame_timeout:
+                        self._time_frame()
                     return self._dispatch_one(frame)
             self._decode(buffer, size)
         elif size == 0:
@@ -313,16 +384,37 @@ cdef class Connection(Endpoint):
 
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef list items
+        cdef int64_t start
+        if self._pending is None:
+            self._undelivered = 0
         if self._decoder is None:
             items = [(<const char*>data)[:size]]
+            self._undelivered += size
         else:
+            start = self._decoder._position
             try:
                 items = self._decoder.feed_pointer(data, size, None, ALL)
             except (FramingError, MemoryError) as exc:
                 # Nothing that was accepted is lost: the frames before the fault are delivered first.
                 items = list(getattr(exc, "frames", ()))
                 self._fault = exc
+            self._undelivered += self._decoder._position - start
+            if self._bounds.frame_timeout:
+                self._time_frame()
         return self._add_pending(items)
+
+    cdef Py_ssize_t _input(self) noexcept:
+        """Return the bytes that were received and not delivered: of the unfinished frame, and of whole ones."""
+        cdef Py_ssize_t held = 0 if self._decoder is None else self._decoder.held()
+        if self._pending is not None and self._next < PyList_GET_SIZE(self._pending):
+            held += self._undelivered
+        return held
+
+    cdef int _received(self, Py_ssize_t size) except -1:
+        self._bytes_received += size
+        if self._timed:
+            self._last_activity = self.core.turn_time
+        return 0
 
     cdef int _read_in_place(self, Py_ssize_t lacking) except -1:
         """Receive the rest of a large body where it will stay, and what follows it into the shared buffer."""
@@ -345,8 +437,7 @@ cdef class Connection(Endpoint):
         if size == 0:
             self._eof = True
             return self._run_pending()
-        self._bytes_received += size
-        self._touch()
+        self._received(size)
         self._decoder.received_in_place(min(size, body))
         self._decode(buffer, max(size - body, 0))
         return self._run_pending()
@@ -376,8 +467,7 @@ cdef class Connection(Endpoint):
         if size == 0:
             self._eof = True
             return self._run_pending()
-        self._bytes_received += size
-        self._touch()
+        self._received(size)
         if received is not None:
             self._decode(<const unsigned char*>PyBytes_AS_STRING(received), PyBytes_GET_SIZE(received))
         self._decode(buffer, max(size - head - body, 0))
@@ -406,7 +496,8 @@ cdef class Connection(Endpoint):
         finally:
             if not whole:
                 self._continue_soon()  # a callback ends the run, and the reactor may run again
-        return self._update_events()
+        self._update_events()
+        return self._account()
 
     cdef bint _held(self) noexcept:
         return self._paused or (self._full and self._throttle)
@@ -419,7 +510,7 @@ cdef class Connection(Endpoint):
 
     def _continue(self):
         self._scheduled = False
-        if self._full and self._output() <= self._low_water:
+        if self._full and self._output() <= self._bounds.low_water:
             self._full = False
             if self._state == OPEN:
                 self._dispatch("resume_writing", ())
@@ -643,9 +734,9 @@ cdef class Connection(Endpoint):
         """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
         if self._corked or self.wanted & EVENT_WRITE:
             # Held back, but not without a bound; and a kernel that has refused some says when there is room.
-            if self._output() > self._high_water and not self._full:
+            if self._output() > self._bounds.high_water and not self._full:
                 self._send_some()
-            return 0
+            return 0 if self._corked else self._account()
         if self.core.dispatching:
             return self.core.flush_later(self)
         return self.flush_output()
@@ -670,28 +761,35 @@ cdef class Connection(Endpoint):
                 self._linger()
             elif self._write_eof and self._broken is None:
                 self._shutdown()
-        return self._update_events()
+        self._update_events()
+        return self._account()
 
     cdef int _send_some(self) except -1:
         """Hand the kernel one send's worth, and see to the water marks."""
-        if self.core.gather_owner is <void*>self:
-            self._send_gathered()
-        elif self._waiting and self._broken is None:
-            self._send_waiting()
+        cdef int64_t before = self._bytes_sent
+        if self._broken is None and self._output():
+            if self._room_in_turn() <= 0:
+                if self.core.gather_owner is <void*>self:
+                    self._spill()
+            else:
+                if self.core.gather_owner is <void*>self:
+                    self._send_gathered()
+                else:
+                    self._send_waiting()
+                if self._bounds.write_timeout:
+                    self._time_output(self._bytes_sent - before)
         return self._keep_water_marks()
 
-    cdef Py_ssize_t _budget_left(self) noexcept:
+    cdef Py_ssize_t _room_in_turn(self) noexcept:
         """Return how many bytes may still be written in this turn."""
-        if self._budget_turn != self.core._turns:
-            self._budget_turn = self.core._turns
-            self._budget = WRITE_SIZE
-        return self._budget
+        if self._send_turn != self.core._turns:
+            self._send_turn = self.core._turns
+            self._send_room = WRITE_SIZE
+        return self._send_room
 
     cdef int _send_gathered(self) except -1:
         cdef Core core = self.core
         cdef Py_ssize_t size = core.gathered, sent
-        if self._budget_left() < size:
-            return self._spill()
         sent = core.sys.send(self._sock, core.gather, size, MSG_NOSIGNAL)
         if sent == size:
             core.gather_owner = NULL
@@ -709,11 +807,9 @@ cdef class Connection(Endpoint):
         """Send the chunks and the tail, as much as one call and one turn may."""
         cdef iovec parts[PARTS]
         cdef msghdr message
-        cdef Py_ssize_t left = self._budget_left(), index = self._first, offset = self._offset, size, sent
+        cdef Py_ssize_t left = self._send_room, index = self._first, offset = self._offset, size, sent
         cdef int count = 0
         cdef PyObject* chunk
-        if left <= 0:
-            return 0
         if self._chunks is not None:
             while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
                 chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
@@ -772,8 +868,8 @@ cdef class Connection(Endpoint):
 
     cdef int _sent(self, Py_ssize_t size) except -1:
         self._bytes_sent += size
-        self._budget -= size
-        if self._timer is not None:
+        self._send_room -= size
+        if self._timed:
             self._last_activity = self.core.now()
         return 0
 
@@ -788,14 +884,34 @@ cdef class Connection(Endpoint):
         self._tail = NULL
         self._tail_start = self._tail_end = self._tail_room = self._waiting = 0
 
+    cdef int _output_high(self) except -1:
+        """The output has passed one of its bounds: what counts is what the kernel does not take."""
+        cdef Py_ssize_t left = self._output() + 1
+        while self._alarm < self._output() < left:
+            left = self._output()
+            self._send_room = WRITE_SIZE  # that it was this connection's turn for long does not make its peer slow
+            self._send_turn = self.core._turns
+            self._send_some()
+        left = self._output()
+        if self._state != OPEN or left <= self._alarm:
+            return 0
+        if self._bounds.max_output and left > self._bounds.max_output:
+            return self._abort(CloseReason.SLOW_CONSUMER, output_too_large(left, self._bounds.max_output))
+        self._times.soft_since = self.core.now()
+        self._alarm = self._bounds.max_output if self._bounds.max_output else PY_SSIZE_T_MAX
+        return self._watch(self._times.soft_since + self._bounds.soft_output_timeout)
+
     cdef int _keep_water_marks(self) except -1:
         if self._state != OPEN or self._broken is not None:
             return 0
+        if self._bounds.soft_output and self._times.soft_since != INFINITY and \
+                self._output() <= self._bounds.soft_output:
+            self._times.soft_since, self._alarm = INFINITY, self._bounds.soft_output
         if self._full:
             # In a turn of its own: a producer whose peer reads as fast as it writes must not keep the others waiting.
-            if self._output() <= self._low_water:
+            if self._output() <= self._bounds.low_water:
                 self._continue_soon()
-        elif self._output() > self._high_water:
+        elif self._output() > self._bounds.high_water:
             self._full = True
             self._dispatch("pause_writing", ())
         return 0
@@ -805,6 +921,8 @@ cdef class Connection(Endpoint):
         self._drop_output()
         self._broken = _os_error(number)
         self._full = False
+        if self._times is not NULL:
+            self._times.stalled_since = self._times.soft_since = INFINITY
         if self._state != OPEN or self._eof_told or number not in PEER_GONE:
             return self._failed_io(self._broken)
         return self._continue_soon()
@@ -818,17 +936,21 @@ cdef class Connection(Endpoint):
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
         self._pending = None
+        self._timed, self._due = True, -INFINITY
+        if self._times is NULL:
+            self._times = _new_times()
         self._last_activity = self.core.now()
-        self._arm(self._limits.flush_timeout, self._flush_too_slow)
+        self._times.queued = -1
+        self._arm(self._bounds.flush_timeout / 2, self._flush_too_slow)
         self._update_events()
         return self._flush_unless_corked()
 
     cdef int _linger(self) except -1:
         """Everything is written: FLUSHING -> LINGERING, unless there is nothing to wait for."""
-        if self._eof or not self._limits.linger or self._broken is not None:
+        if self._eof or not self._bounds.linger or self._broken is not None:
             return self._end(None, None)
         self._state = LINGERING
-        self._arm(self._limits.linger, self._finish)
+        self._arm(self._bounds.linger, self._finish)
         self._shutdown()
         return self._update_events()
 
@@ -837,26 +959,21 @@ cdef class Connection(Endpoint):
         return self.core.sys.shutdown(self._sock, SHUT_WR)
 
     def _flush_too_slow(self):
-        seconds, left = self._limits.flush_timeout, self._output()
-        if not self._quiet_for(seconds, self._flush_too_slow):
+        cdef double seconds = self._bounds.flush_timeout, now = self.core.now(), quiet_until
+        cdef int64_t queued = queued_output(self._sock)
+        left = self._output()
+        if self._times.queued >= 0 and self._times.queued != queued:
+            self._last_activity = now  # it takes what the kernel holds, of which that tells nobody; see _ask_kernel
+        self._times.queued = queued
+        quiet_until = self._last_activity + seconds
+        if quiet_until > now:
+            self._arm(min(quiet_until - now, seconds / 2), self._flush_too_slow)
             return
         # The first cause is what counts, if there is one.
         if self._exc is None:
             self._end(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
         else:
             self._end(None, None)
-
-    def _idle(self):
-        seconds = self._limits.idle_timeout
-        if self._quiet_for(seconds, self._idle):
-            self._close(CloseReason.IDLE, idle_too_long(seconds))
-
-    cdef bint _quiet_for(self, double seconds, object callback) except -1:
-        """Tell whether no byte has moved for so long; if one has, come again when that could be so."""
-        cdef double left = self._last_activity + seconds - self.core.now()
-        if left > 0:
-            self._arm(left, callback)
-        return left <= 0
 
     cdef int _failed_io(self, object exc) except -1:
         # A closing connection keeps its reason, unless that says that all is well: output was lost.
@@ -890,6 +1007,7 @@ cdef class Connection(Endpoint):
             core.gather_owner = NULL
         self._drop_output()
         self._decoder = None
+        self._account()
         # Not from inside whatever called close(): a callback never runs in the middle of another one.
         core.schedule(self._lost, (), None)
         return 0
@@ -906,6 +1024,16 @@ cdef class Connection(Endpoint):
             core.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+
+    cdef int _account(self) except -1:
+        """Tell the budget, if there is one, what has changed since the last time."""
+        cdef Py_ssize_t held
+        if self._budget is not None:
+            held = self._output() + self._input()
+            if held != self._accounted:
+                held, self._accounted = held - self._accounted, held
+                self._budget.count(held)
+        return 0
 
     def _forked(self):
         """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
@@ -961,7 +1089,11 @@ cdef class Connection(Endpoint):
             events |= EVENT_WRITE
         if events == self.wanted or self._state == CLOSED:
             return 0
+        if self._timed and events & ~self.wanted & EVENT_READ:
+            self._reads_again()
         return self.core.want(self, self._sock, events)
+
+    # --- deadlines: the twin of _connection_deadlines.py ---------------------------------------------------------
 
     cdef int _arm(self, double seconds, object callback) except -1:
         """Set the one timer that each state has."""
@@ -970,10 +1102,94 @@ cdef class Connection(Endpoint):
         self._timer = self.core.schedule_at(self.core.now() + seconds, callback, (), None)
         return 0
 
-    cdef int _touch(self) except -1:
-        if self._timer is not None:
-            self._last_activity = self.core.turn_time
+    cdef int _watch(self, double deadline) except -1:
+        """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
+        if deadline < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = deadline
+            self._timer = self.core.schedule_at(deadline, self._check_deadlines, (), None)
         return 0
+
+    def _check_deadlines(self):
+        """Close for the deadline that is over, or come again for the nearest."""
+        cdef _Bounds bounds = self._bounds
+        cdef double now, nearest = INFINITY, write_timeout
+        cdef bint reading = self.wanted & EVENT_READ
+        if self._state != OPEN:
+            return
+        now = self.core.now()
+        if self._frames_received:
+            self._times.began = INFINITY
+        if self._times.stalled_since + bounds.write_timeout / 2 <= now:
+            self._ask_kernel(now)
+        write_timeout = bounds.write_timeout / 2 if self._times.queued < 0 else bounds.write_timeout
+        for since, seconds, reason in (
+            # A peer that is not read cannot be late; _reads_again sets both anew.
+            (self._times.began if reading else INFINITY, bounds.first_frame_timeout, CloseReason.FIRST_FRAME_TIMEOUT),
+            (self._times.frame_since if reading else INFINITY, bounds.frame_timeout, CloseReason.FRAME_TIMEOUT),
+            (self._times.soft_since, bounds.soft_output_timeout, CloseReason.SLOW_CONSUMER),
+            (self._times.stalled_since, write_timeout, CloseReason.WRITE_TIMEOUT),
+            (self._last_activity, bounds.idle_timeout, CloseReason.IDLE),
+        ):
+            if seconds and since + seconds <= now:
+                exc = overdue(reason, bounds.limits, self._output())
+                # Who takes nothing would take nothing of an orderly end, either.
+                if reason in (CloseReason.SLOW_CONSUMER, CloseReason.WRITE_TIMEOUT):
+                    self._abort(reason, exc)
+                else:
+                    self._close(reason, exc)
+                return
+            if seconds:
+                nearest = min(nearest, <double>(since + seconds))
+        self._due = INFINITY
+        self._watch(nearest)
+
+    cdef int _ask_kernel(self, double now) except -1:
+        """Start write_timeout anew if the peer has taken some of what the kernel holds, of which that tells nobody."""
+        cdef int64_t queued = queued_output(self._sock)
+        if self._times.queued >= 0 and self._times.queued != queued:
+            self._times.stalled_since = now
+        self._times.queued = queued
+        return 0
+
+    cdef int _reads_again(self) except -1:
+        """Start the deadlines of what the peer has to send anew: it was not heard."""
+        cdef double now = self.core.now()
+        if self._bounds.first_frame_timeout and self._times.began != INFINITY:
+            self._times.began = now
+            self._watch(now + self._bounds.first_frame_timeout)
+        if self._times.frame_since != INFINITY:
+            self._times.frame_since = now
+            self._watch(now + self._bounds.frame_timeout)
+        return 0
+
+    cdef int _time_frame(self) except -1:
+        """Note when the frame that the last read left unfinished has begun."""
+        if self._decoder is None or not self._decoder.unfinished():
+            self._times.frame_since = INFINITY
+        elif self._decoder._position != self._times.frame_at:
+            self._times.frame_at, self._times.frame_since = self._decoder._position, self._last_activity
+            self._watch(self._times.frame_since + self._bounds.frame_timeout)
+        return 0
+
+    cdef int _time_output(self, Py_ssize_t sent) except -1:
+        """Note since when output waits and the peer takes none of it."""
+        if not self._output():
+            self._times.stalled_since = INFINITY
+        elif sent or self._times.stalled_since == INFINITY:
+            self._times.stalled_since, self._times.queued = self.core.now(), -1
+            self._watch(self._times.stalled_since + self._bounds.write_timeout / 2)
+        return 0
+
+
+cdef Times* _new_times() except NULL:
+    cdef Times* times = <Times*>malloc(sizeof(Times))
+    if times is NULL:
+        raise MemoryError
+    times.began = times.frame_since = times.stalled_since = times.soft_since = INFINITY
+    times.frame_at = times.queued = -1
+    return times
 
 
 cdef inline bint _would_block(int number) noexcept:

@@ -8,7 +8,8 @@ meanwhile and leave with one send.  Nothing here blocks, and nothing is held wit
 
 A connection ends through one function, ``_close`` (orderly) or ``_finish`` (at once), with one reason.
 
-Rule: nothing in this file may parse bytes or know a server.  Read next: ``_framing_py.py``, ``server.py``.
+Rule: nothing in this file may parse bytes or know a server.
+Read next: ``_connection_deadlines.py``, ``_framing_py.py``, ``server.py``.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ import functools
 import socket
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
+from sys import maxsize
 from typing import Any
 
+from evloop._connection_deadlines import SLOTS, Deadlines
 from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
     SEND_BUDGET,
     STATES,
+    Budget,
     ConnectionStats,
     as_they_are,
     describe,
     find_receivers,
     flush_too_slow,
-    idle_too_long,
+    output_alarm,
+    output_too_large,
     reason_of,
     reset_on_close,
 )
@@ -40,15 +46,15 @@ from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import FunctionProtocol, Protocol
-from evloop.reactor import Core, Endpoint, TimerHandle
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address
+from evloop.reactor import Core, Endpoint
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address, queued_output
 
 IMPLEMENTATION = "python"
 
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Endpoint):
+class Connection(Deadlines, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -64,14 +70,16 @@ class Connection(Endpoint):
 
     __slots__ = (
         # what never changes
-        "_sock", "_fd", "_peer", "_limits", "_on_lost", "_throttle", "protocol", "framing", "context",
+        "_sock", "_fd", "_peer", "_on_lost", "_throttle", "protocol", "framing", "context",
         "_encode", "_decoder", "_receive_many", "_receive_one",
         # where it is in its life
-        "_state", "close_reason", "_exc", "_timer", "_last_activity",
+        "_state", "close_reason", "_exc", *SLOTS,
         # input: decoded and not delivered, and what comes behind it
-        "_pending", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
+        "_pending", "_undelivered", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
-        "_out", "_corked", "_full", "_write_eof", "_broken", "_events",
+        "_out", "_corked", "_full", "_write_eof", "_broken", "_events", "_alarm", "_send_turn", "_send_room",
+        # the share of a budget
+        "_budget", "_accounted",
         # counters
         "_frames_received", "_bytes_received", "_frames_sent", "_bytes_sent",
     )  # fmt: skip
@@ -87,12 +95,13 @@ class Connection(Endpoint):
         peer: Address | None = None,
         on_lost: Callable[[Connection, BaseException | None], None] | None = None,
         throttle: bool = True,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__(reactor)
+        self._init_deadlines(limits)
         self._sock = sock
         self._fd = sock.fileno()
         self._peer = peer
-        self._limits = limits
         self._on_lost = on_lost
         self._throttle = throttle  # hold reading while the output is above high_water
         self.protocol = protocol
@@ -103,9 +112,8 @@ class Connection(Endpoint):
         self._state: str = OPEN
         self.close_reason: CloseReason | None = None
         self._exc: BaseException | None = None
-        self._timer: TimerHandle | None = None
-        self._last_activity = 0.0
         self._pending: deque[Any] = deque()
+        self._undelivered = 0  # bytes of the frames that the last read made whole
         self._fault: FramingError | MemoryError | None = None
         self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
             False
@@ -114,6 +122,11 @@ class Connection(Endpoint):
         self._out = bytearray()
         self._broken: OSError | None = None
         self._events = 0
+        self._alarm = output_alarm(limits)  # bytes of output above which _output_high is to look
+        self._send_turn = -1  # the turn that _send_room is of: bytes that may still be written in it
+        self._send_room = 0
+        self._budget = budget  # None: nobody counts
+        self._accounted = 0  # bytes that the budget has been told of
         self._frames_received = self._bytes_received = self._frames_sent = self._bytes_sent = 0
 
     def start(self) -> None:
@@ -122,14 +135,15 @@ class Connection(Endpoint):
         Raises:
             TypeError: the protocol has no method that could receive anything.
         """
+        if self._timed:
+            self._last_activity = self._began = self._reactor.time()
         try:
             self._dispatch(self._tell, "connection_made", self)
         finally:  # an exit in the callback leaves the reactor, which may run again
             if self._state is OPEN:
                 self._guarded(self._find_receivers)
-                if self._limits.idle_timeout:
-                    self._last_activity = self._reactor.time()
-                    self._arm(self._limits.idle_timeout, self._idle)
+            if self._timed:
+                self._check_deadlines()
             self._continue_soon()
         self._run_pending()
 
@@ -195,9 +209,13 @@ class Connection(Endpoint):
 
     def abort(self) -> None:
         """Close at once, dropping the output; the peer sees a reset.  Idempotent.  Reactor thread only."""
+        self.abort_for(CloseReason.ABORTED)
+
+    def abort_for(self, reason: CloseReason, exc: BaseException | None = None) -> None:
+        """Close as :meth:`abort` does, for a *reason* of the caller's.  Reactor thread only."""
         if self._state is not CLOSED:
             reset_on_close(self._sock)
-            self._finish(CloseReason.ABORTED)
+            self._finish(reason, exc)
 
     def is_closing(self) -> bool:
         """Return whether the connection is closing or closed.  Any thread."""
@@ -223,8 +241,9 @@ class Connection(Endpoint):
     @property
     def stats(self) -> ConnectionStats:
         """The counters, as :class:`ConnectionStats`.  Any thread."""
-        sent = (self._frames_sent, self._bytes_sent)
-        return ConnectionStats(self._frames_received, self._bytes_received, *sent, len(self._out))
+        sent = (self._frames_sent, self._bytes_sent, len(self._out))
+        paused = int(self._state is OPEN and self._held())
+        return ConnectionStats(self._frames_received, self._bytes_received, *sent, self._input(), paused)
 
     def fileno(self) -> int:
         """Return the socket's fd, or -1 once closed.  Any thread."""
@@ -259,18 +278,30 @@ class Connection(Endpoint):
             self._bytes_received += size
             self._touch()
             self._decode(buffer[:size])
+            if self._limits.frame_timeout:
+                self._time_frame()
         return self._run_pending()
 
     def _decode(self, data: memoryview) -> None:
+        if not self._pending:
+            self._undelivered = 0
         if self._decoder is None:
             self._pending.append(data.tobytes())
+            self._undelivered += len(data)
             return
+        start = self._decoder.position
         try:
             self._pending.extend(self._decoder.feed(data))
         except (FramingError, MemoryError) as exc:
             # Nothing that was accepted is lost: the frames before the fault are delivered first.
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
+        self._undelivered += self._decoder.position - start
+
+    def _input(self) -> int:
+        """Return the bytes that were received and not delivered: of the unfinished frame, and of whole ones."""
+        decoder = self._decoder
+        return (0 if decoder is None else decoder.buffered) + (self._undelivered if self._pending else 0)
 
     def _run_pending(self) -> None:
         """Deliver what is decoded, then what follows it in the stream, then look for more."""
@@ -286,6 +317,7 @@ class Connection(Endpoint):
             self._continue_soon()  # a callback ends the run, and the reactor may run again
             raise
         self._update_events()
+        self._account()
 
     def _held(self) -> bool:
         """Tell whether nothing may be delivered now."""
@@ -361,6 +393,8 @@ class Connection(Endpoint):
         self._frames_sent += frames
         self._out += data
         self._flush_unless_corked()
+        if len(self._out) > self._alarm:
+            self._output_high()
 
     def _flush_unless_corked(self) -> None:
         """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
@@ -368,6 +402,8 @@ class Connection(Endpoint):
             # Held back, but not without a bound; and a kernel that has refused some says when there is room.
             if len(self._out) > self._limits.high_water and not self._full:
                 self._send_some()
+            if not self._corked:
+                self._account()
         elif self._reactor.dispatching:
             self._reactor.flush_soon(self)
         else:
@@ -388,26 +424,58 @@ class Connection(Endpoint):
             elif self._write_eof and self._broken is None:
                 self._shutdown()
         self._update_events()
+        self._account()
 
     def _send_some(self) -> None:
         """Hand the kernel one send's worth, and see to the water marks."""
         out = self._out
         if out and self._broken is None:
+            sent = 0
+            room = self._room_in_turn()
+            if room <= 0:
+                return self._keep_water_marks()
             try:
                 with memoryview(out) as view:
-                    sent = self._sock.send(view[:SEND_BUDGET])
+                    sent = self._sock.send(view[:room])
             except OSError as exc:
                 if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
                     self._write_failed(exc)
             else:
                 del out[:sent]  # moves the start of the buffer, not its bytes
                 self._bytes_sent += sent
+                self._send_room -= sent
                 self._touch()
-        self._keep_water_marks()
+            if self._limits.write_timeout:
+                self._time_output(sent)
+        return self._keep_water_marks()
+
+    def _room_in_turn(self) -> int:
+        """Return how many bytes may still be written in this turn."""
+        turn = self._reactor._turns
+        if self._send_turn != turn:
+            self._send_turn, self._send_room = turn, SEND_BUDGET
+        return self._send_room
+
+    def _output_high(self) -> None:
+        """The output has passed one of its bounds: what counts is what the kernel does not take."""
+        left = len(self._out) + 1
+        while self._alarm < len(self._out) < left:
+            left = len(self._out)
+            self._send_room = SEND_BUDGET  # that it was this connection's turn for long does not make its peer slow
+            self._send_some()
+        limits, left = self._limits, len(self._out)
+        if self._state is not OPEN or left <= self._alarm:
+            return None
+        if limits.max_output and left > limits.max_output:
+            return self.abort_for(CloseReason.SLOW_CONSUMER, output_too_large(left, limits.max_output))
+        self._soft_since, self._alarm = self._reactor.time(), limits.max_output or maxsize
+        return self._watch(self._soft_since + limits.soft_output_timeout)
 
     def _keep_water_marks(self) -> None:
         if self._state is not OPEN or self._broken is not None:
             return
+        if len(self._out) <= self._limits.soft_output and self._soft_since != inf:
+            self._soft_since, self._alarm = inf, self._limits.soft_output
         if self._full:
             # In a turn of its own: a producer whose peer reads as fast as it writes must not keep the others waiting.
             if len(self._out) <= self._limits.low_water:
@@ -421,6 +489,7 @@ class Connection(Endpoint):
         self._out = bytearray()  # and not clear(): the exception's traceback may hold a view of the old one
         self._broken = exc
         self._full = False
+        self._stalled_since = self._soft_since = inf
         if self._state is not OPEN or self._eof_told or exc.errno not in PEER_GONE:
             self._failed_io(exc)
         else:
@@ -435,8 +504,10 @@ class Connection(Endpoint):
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
         self._pending.clear()
+        self._timed, self._due = True, -inf
         self._last_activity = self._reactor.time()
-        self._arm(self._limits.flush_timeout, self._flush_too_slow)
+        self._queued = None
+        self._arm(self._limits.flush_timeout / 2, self._flush_too_slow)
         self._update_events()
         self._flush_unless_corked()
 
@@ -456,29 +527,18 @@ class Connection(Endpoint):
             pass  # not connected any more; the next read says why
 
     def _flush_too_slow(self) -> None:
-        seconds, left = self._limits.flush_timeout, len(self._out)
-        if not self._quiet_for(seconds, self._flush_too_slow):
-            return
+        seconds, left, now = self._limits.flush_timeout, len(self._out), self._reactor.time()
+        queued = queued_output(self._fd)
+        if self._queued not in (None, queued):
+            self._last_activity = now  # it takes what the kernel holds, of which that tells nobody; see _ask_kernel
+        self._queued = queued
+        quiet_until = self._last_activity + seconds
+        if quiet_until > now:
+            return self._arm(min(quiet_until - now, seconds / 2), self._flush_too_slow)
         # The first cause is what counts, if there is one.
         if self._exc is None:
-            self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
-        else:
-            self._finish()
-
-    def _idle(self) -> None:
-        seconds = self._limits.idle_timeout
-        if self._quiet_for(seconds, self._idle):
-            self._close(CloseReason.IDLE, idle_too_long(seconds))
-
-    def _quiet_for(self, seconds: float, callback: Callable[[], object]) -> bool:
-        """Tell whether no byte has moved for so long; if one has, come again when that could be so.
-
-        A timer is not touched when bytes move, it looks at the time of the last one: traffic costs no heap work.
-        """
-        left = self._last_activity + seconds - self._reactor.time()
-        if left > 0:
-            self._arm(left, callback)
-        return left <= 0
+            return self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
+        return self._finish()
 
     def _failed_io(self, exc: OSError) -> None:
         # A closing connection keeps its reason, unless that says that all is well: output was lost.
@@ -505,6 +565,7 @@ class Connection(Endpoint):
         self._pending.clear()
         self._out = bytearray()
         self._decoder = None
+        self._account()
         # Not from inside whatever called close(): a callback never runs in the middle of another one.
         self._reactor.call_soon(self._lost)
 
@@ -519,6 +580,15 @@ class Connection(Endpoint):
             reactor.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+
+    def _account(self) -> None:
+        """Tell the budget, if there is one, what has changed since the last time."""
+        budget = self._budget
+        if budget is not None:
+            held = len(self._out) + self._input()
+            if held != self._accounted:
+                change, self._accounted = held - self._accounted, held
+                budget.add(change)
 
     def _forked(self) -> None:
         """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
@@ -574,14 +644,6 @@ class Connection(Endpoint):
             self._reactor.unregister(self._fd)
         else:
             self._reactor.modify(self._fd, events, self)
+        if self._timed and events & ~self._events & EVENT_READ:
+            self._reads_again()
         self._events = events
-
-    def _arm(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Set the one timer that each state has."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._reactor.call_later(seconds, callback)
-
-    def _touch(self) -> None:
-        if self._timer is not None:
-            self._last_activity = self._reactor.time()

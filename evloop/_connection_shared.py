@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
 from evloop.errors import CloseReason, FrameTooLarge, FramingError
+from evloop.limits import Limits
 
 # Frames that one connection may have delivered in a turn.  A read of 256 KiB can hold 65,536 empty ones; at a
 # microsecond a callback, 1,024 keep the others waiting for about a millisecond.
@@ -44,6 +47,36 @@ class ConnectionStats(NamedTuple):
     frames_sent: int  # accepted by send()
     bytes_sent: int  # taken by the kernel
     output: int  # bytes waiting for the kernel to take them
+    input: int  # bytes received and not delivered
+    paused: int  # 1 while nothing is delivered: pause_reading, or output above high_water; else 0
+
+
+class Budget:
+    """The bytes that the connections of a server hold together, and the bound of them.
+
+    A connection adds what has changed after each read and flush; nothing is counted per frame.
+
+    Attributes:
+        limit: bytes (int).
+        used: bytes held now (int).
+        exceeded: True once the bound was passed, until whoever was told sets it back (bool).
+    Reactor thread only.
+    """
+
+    __slots__ = ("limit", "used", "exceeded", "_tell")
+
+    def __init__(self, limit: int, tell: Callable[[], object]) -> None:
+        self.limit = limit
+        self.used = 0
+        self.exceeded = False
+        self._tell = tell  # called once, then not before exceeded was set back
+
+    def add(self, change: int) -> None:
+        """Count *change* bytes (int) more, or less."""
+        self.used += change
+        if self.used > self.limit and not self.exceeded:
+            self.exceeded = True
+            self._tell()
 
 
 def find_receivers(protocol: Any, framed: bool) -> tuple[Any, Any]:
@@ -81,9 +114,40 @@ def flush_too_slow(left: int, seconds: float) -> TimeoutError:
     return TimeoutError(f"the peer took none of {left} bytes of output for {seconds:g} s (flush_timeout)")
 
 
-def idle_too_long(seconds: float) -> TimeoutError:
-    """Return the error of a connection on which no byte has moved."""
-    return TimeoutError(f"no byte moved for {seconds:g} s (idle_timeout)")
+_OVERDUE = {
+    CloseReason.FIRST_FRAME_TIMEOUT: "no whole frame came in {0.first_frame_timeout:g} s (first_frame_timeout)",
+    CloseReason.FRAME_TIMEOUT: "a frame was not whole {0.frame_timeout:g} s after its first byte (frame_timeout)",
+    CloseReason.IDLE: "no byte moved for {0.idle_timeout:g} s (idle_timeout)",
+    CloseReason.WRITE_TIMEOUT: "the peer took none of {1} bytes of output for {0.write_timeout:g} s (write_timeout)",
+    CloseReason.SLOW_CONSUMER: "the output, {1} bytes now, was above {0.soft_output} bytes (soft_output) for "
+    "{0.soft_output_timeout:g} s (soft_output_timeout)",
+}
+
+
+def overdue(reason: CloseReason, limits: Limits, output: int) -> TimeoutError:
+    """Return the error of a connection that is closed for a deadline, with so many bytes of *output* left."""
+    return TimeoutError(_OVERDUE[reason].format(limits, output))
+
+
+def output_too_large(output: int, limit: int) -> ConnectionAbortedError:
+    """Return the error of a connection whose output, in bytes, exceeds max_output."""
+    return ConnectionAbortedError(f"the peer is too slow: {output} bytes of output exceed {limit} (max_output)")
+
+
+def overload(held: int, limit: int) -> ConnectionAbortedError:
+    """Return the error of a connection that is closed because all together hold more bytes than max_buffered."""
+    text = f"closed with {held} bytes held, because all connections together exceeded {limit} (max_buffered)"
+    return ConnectionAbortedError(text)
+
+
+def output_alarm(limits: Limits) -> int:
+    """Return the bytes of output above which the first of its bounds is passed."""
+    return min(limits.soft_output or sys.maxsize, limits.max_output or sys.maxsize)
+
+
+def is_timed(limits: Limits) -> bool:
+    """Tell whether an open connection needs the time of what happens on it."""
+    return bool(limits.idle_timeout or limits.first_frame_timeout or limits.frame_timeout)
 
 
 def describe(state: str, reason: CloseReason | None, peer: object, output: int) -> str:

@@ -62,6 +62,8 @@ cdef class FrameDecoder:
     cdef int64_t _frames, _payload_bytes, _largest, _skipped, _skipped_bytes, _copied
     cdef readonly int64_t _resizes  # how often a body was enlarged; for the tests of the growth policy
 
+    cdef Py_ssize_t held(self) noexcept  # buffered, and in_frame
+    cdef bint unfinished(self) noexcept
     # Receiving in place: how much the current body lacks (0: it is no such body), where that goes and for how much
     # there is room, and that so much has come.  Then feed_pointer, if only with nothing.  And the same for a frame
     # that is only guessed at.  Between asking for the place and telling what came no Python code may run.

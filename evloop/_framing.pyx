@@ -500,6 +500,9 @@ cdef class FrameDecoder:
     @property
     def buffered(self):
         """Bytes held in memory: of the unfinished item, and what a limit held back."""
+        return self.held()
+
+    cdef Py_ssize_t held(self) noexcept:
         return self._header_size + (self._filled if self._body is not NULL else 0) + self._rest_bytes()
 
     @property
@@ -517,7 +520,11 @@ cdef class FrameDecoder:
     @property
     def in_frame(self):
         """True while bytes of an undelivered item are held or awaited: the time to have a deadline."""
-        return bool(self._header_size or self._filled or self._rest) or self._state in (BODY, RAW, SKIP)
+        return self.unfinished()
+
+    cdef bint unfinished(self) noexcept:
+        return (self._header_size or self._filled or self._rest is not None or self._state == BODY
+                or self._state == RAW or self._state == SKIP)
 
     @property
     def failed(self):

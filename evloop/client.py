@@ -21,7 +21,7 @@ from evloop.limits import Limits
 from evloop.protocol import Protocol, protocol_factory_of
 from evloop.reactor import Core, Endpoint, TimerHandle
 from evloop.server import framing_within, log_close
-from evloop.sockets import finish_connect, peer_address, resolve, resolve_numeric, start_connect
+from evloop.sockets import finish_connect, peer_address, resolve, resolve_numeric, set_tcp_options, start_connect
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,6 +70,7 @@ def connect(
     def established(sock: socket.socket) -> Connection:
         # Asked now: a peer that has closed first has no address any more when the log wants it.
         peer = peer_address(sock)
+        set_tcp_options(sock, limits)
         return Connection(
             reactor,
             sock,

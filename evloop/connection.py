@@ -4,6 +4,9 @@
   ``frame_received`` each; the answers leave with one send.
 - Flow: ``pause_reading`` holds from the next frame on.  Above ``Limits.high_water`` of output the connection calls
   ``pause_writing`` and stops reading, until the output is down to ``Limits.low_water``.
+- Bounds: an open connection has at most one timer, for the nearest of its deadlines; traffic only notes the time.  What
+  it holds (``stats.output`` and ``stats.input``) it reports to a :class:`Budget`, if it was given one, after each read
+  and flush.  Above ``max_output`` it is reset by the ``send`` that passes it, with what the kernel takes left out.
 - The end: exactly one ``connection_lost(exc)`` for each ``connection_made``, in a turn of its own, with
   ``conn.close_reason`` a :class:`CloseReason`.  Frames that came before a fault, an end of the stream or a reset are
   delivered first.
@@ -20,13 +23,14 @@ from typing import TYPE_CHECKING
 from evloop import framing, reactor
 from evloop._connection_shared import ConnectionStats
 
-__all__ = ["IMPLEMENTATION", "Connection", "ConnectionStats"]
+__all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats"]
 
 if TYPE_CHECKING or "python" in (framing.IMPLEMENTATION, reactor.IMPLEMENTATION):
     from evloop._connection_py import IMPLEMENTATION, Connection
+    from evloop._connection_shared import Budget
 else:
     try:
-        from evloop._connection import IMPLEMENTATION, Connection
+        from evloop._connection import IMPLEMENTATION, Budget, Connection
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._connection":
@@ -38,3 +42,4 @@ else:
             stacklevel=2,
         )
         from evloop._connection_py import IMPLEMENTATION, Connection
+        from evloop._connection_shared import Budget

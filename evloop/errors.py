@@ -190,6 +190,11 @@ class CloseReason(enum.Enum):
     PROTOCOL = "protocol"  # the peer broke the wire format: BadLength, BadMagic
     FRAME_TOO_LARGE = "frame_too_large"  # the peer announced a frame above max_frame
     IDLE = "idle"  # no byte moved for idle_timeout
+    FIRST_FRAME_TIMEOUT = "first_frame_timeout"  # the peer did not send its first frame in time
+    FRAME_TIMEOUT = "frame_timeout"  # the peer began a frame and did not finish it in time
+    WRITE_TIMEOUT = "write_timeout"  # output waited, and the peer took none of it in time
+    SLOW_CONSUMER = "slow_consumer"  # the peer took less than it was sent: max_output, or soft_output for too long
+    OVERLOAD = "overload"  # all connections of the server held too much together, and this one most
     HANDLER = "handler"  # the application's callback raised
     FLUSH_TIMEOUT = "flush_timeout"  # closing, and the peer did not take the rest of the output in time
     SHUTDOWN = "shutdown"  # the server stopped

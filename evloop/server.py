@@ -6,6 +6,7 @@ Rule: nothing in this file may parse bytes or parse a command line.  Read next: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import resource
 import signal
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterable
 from selectors import EVENT_READ
 from typing import Any
 
+from evloop._admission import PerAddress, SpareDescriptor
+from evloop._connection_shared import overload
 from evloop.addresses import Address, AddressLike, parse_address
-from evloop.connection import Connection
+from evloop.connection import Budget, Connection
 from evloop.errors import CloseReason
 from evloop.framing import Framing
 from evloop.limits import HEAD_ROOM, Limits
@@ -25,6 +28,7 @@ from evloop.protocol import Protocol, protocol_factory_of
 from evloop.reactor import Core, Endpoint, Reactor, TimerHandle
 from evloop.sockets import (
     ACCEPT_RETRY,
+    NO_DESCRIPTOR,
     OUT_OF_RESOURCES,
     WOULD_BLOCK,
     address_of,
@@ -32,6 +36,7 @@ from evloop.sockets import (
     listen,
     local_address,
     raise_fd_limit,
+    set_tcp_options,
     socket_identity,
     somaxconn,
     unlink_unix,
@@ -48,13 +53,33 @@ ACCEPTS_PER_TURN = 64
 ACCEPT_REST = 0.1
 ACCEPT_REST_MAX = 1.0
 
+# Seconds without a descriptor after which those who wait are accepted with the spare one, and closed: the shortage may
+# pass, and then all are served; if not, a clean end tells a client more than a connection that nobody answers.
+REFUSE_AFTER = 1.0
+
 # Seconds in which one kind of warning is logged once; what came meanwhile is told as a count by the next one.
 WARNING_INTERVAL = 10.0
+
+# The part of max_buffered that closing connections sets free: the cost of looking for the largest is paid once for so
+# many bytes, and those who are left have room to breathe.
+RELIEF = 0.2
 
 # Seconds that a server which is left by an exception takes to tell its protocols; a connection_lost takes microseconds.
 FAREWELL = 1.0
 
-_WARNED = frozenset({CloseReason.PROTOCOL, CloseReason.FRAME_TOO_LARGE, CloseReason.TRUNCATED})
+# Why a connection is closed as it is accepted; the counters of stats().
+REFUSALS = ("refused_max_connections", "refused_per_address", "refused_protocol", "refused_no_descriptor")
+
+_WARNED = frozenset(
+    {
+        CloseReason.PROTOCOL,
+        CloseReason.FRAME_TOO_LARGE,
+        CloseReason.TRUNCATED,
+        CloseReason.WRITE_TIMEOUT,
+        CloseReason.SLOW_CONSUMER,
+        CloseReason.OVERLOAD,
+    }
+)
 
 
 class Server:
@@ -97,6 +122,7 @@ class Server:
         self.reactor = reactor
         self.framing, self.limits = framing_within(framing, limits)
         self.connections: set[Connection] = set()
+        self._budget = Budget(self.limits.max_buffered, self._overloaded) if self.limits.max_buffered else None
         self._factory = protocol_factory_of(handler, protocol_factory)
         self._given = [] if sockets is None else adopt_listeners(sockets)  # until start()
         self._shared = sockets is not None
@@ -106,11 +132,14 @@ class Server:
         self._listeners: list[_Listener] = []
         self._unix_identity: tuple[int, int] | None = None
         self._max_connections = 0
+        self._per_address = PerAddress(self.limits.max_per_address)
+        self._spare = SpareDescriptor()
         self._stopped: list[Callable[[], object]] = []
         self.closing = False  # True once close() or shutdown() was called
         self._force_timer: TimerHandle | None = None
         self._warnings = WarningLimit(reactor)
         self.counters: Counter[str] = Counter()
+        self._ended = (0, 0, 0, 0)  # the first four of ConnectionStats, of the connections that have ended
 
     def start(self) -> None:
         """Bind, listen and begin to accept.  Reactor thread only.
@@ -126,15 +155,18 @@ class Server:
         queue = somaxconn()
         if not self._shared and queue is not None and queue < limits.backlog:
             logger.warning("backlog=%d is cut to %d by net.core.somaxconn", limits.backlog, queue)
+        for sock in self._given:
+            set_tcp_options(sock, limits)
         sockets, self._given = self._given, []
         sockets = sockets or listen(
             self._wanted,
             backlog=limits.backlog,
             reuse_port=self._reuse_port,
             unix_mode=self._unix_mode,
-            socket_factory=self.reactor.socket_factory,
+            socket_factory=self._make_listener,
         )
         self._listeners = [_Listener(self, sock) for sock in sockets]
+        self._spare.take()
         if self._wanted.kind == "unix" and not self._shared:
             self._unix_identity = socket_identity(sockets[0])
 
@@ -164,6 +196,7 @@ class Server:
             except OSError as exc:
                 logger.warning("cannot remove %s: %s", self._wanted, exc.strerror)
         with contextlib.ExitStack() as stack:  # each is closed, whatever a callback of a queued peer raises
+            stack.callback(self._spare.give_up)
             for sock in self._given:
                 stack.callback(sock.close)
             for listener in listeners:
@@ -192,47 +225,125 @@ class Server:
         self._check_stopped()
 
     def stats(self) -> dict[str, int]:
-        """Return counters: ``connections`` now, ``accepted``, ``refused`` (over the limit, or without a protocol),
-        ``accept_errors``, and ``closed_<reason>`` for each :class:`CloseReason` that occurred.  Any thread.
+        """Return what was counted, all ints.  Any thread; costs about a microsecond for each connection.
+
+        - now: ``connections``; ``buffered_bytes``, which they hold: unfinished and undelivered frames, and output;
+          ``reads_paused``, of how many nothing is delivered; ``accept_paused``, 1 while a listener rests because the
+          process or the machine is out of something.
+        - ever: ``accepted``; ``refused``, and of those ``refused_max_connections``, ``refused_per_address``,
+          ``refused_protocol`` (the factory failed), ``refused_no_descriptor``; ``accept_errors``, and of those
+          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``closed_<reason>`` for each
+          :class:`CloseReason` that occurred, and of those ``slow_consumers``, who did not take their output, and
+          ``overloaded``, who held most when all held too much; ``received_bytes``, ``sent_bytes``,
+          ``frames_received``, ``frames_sent``.
         """
-        return {"connections": len(self.connections), **self.counters}
+        counters = Counter(self.counters)
+        flows = [conn.stats for conn in list(self.connections)]
+        return {
+            "connections": len(flows),
+            "buffered_bytes": sum(flow.output + flow.input for flow in flows),
+            "reads_paused": sum(flow.paused for flow in flows),
+            "accept_paused": int(any(listener.resting for listener in self._listeners)),
+            "accepted": 0,
+            "refused": sum(counters[name] for name in REFUSALS),
+            **dict.fromkeys(REFUSALS, 0),
+            "accept_errors": sum(n for name, n in counters.items() if name.startswith("accept_errors_")),
+            "received_bytes": self._ended[1] + sum(flow.bytes_received for flow in flows),
+            "sent_bytes": self._ended[3] + sum(flow.bytes_sent for flow in flows),
+            "frames_received": self._ended[0] + sum(flow.frames_received for flow in flows),
+            "frames_sent": self._ended[2] + sum(flow.frames_sent for flow in flows),
+            "slow_consumers": counters["closed_slow_consumer"] + counters["closed_write_timeout"],
+            "overloaded": counters["closed_overload"],
+            **counters,
+        }
 
     def __repr__(self) -> str:
         state = "listening" if self._listeners else "closing" if self.closing else "new"
         return f"<Server {state} {self.address} {len(self.connections)} connections>"
 
+    def _refuse(self, sock: socket.socket, reason: str, text: str, exc: BaseException | None = None) -> None:
+        # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
+        self.counters[f"refused_{reason}"] += 1
+        sock.close()
+        self._warnings.log(reason, f"refused {text}", exc)
+
     def _accepted(self, sock: socket.socket, peer: Address) -> None:
         if len(self.connections) >= self._max_connections:
-            # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
-            self.counters["refused"] += 1
-            sock.close()
-            self._warnings.log("max_connections", f"refused {peer}: max_connections={self._max_connections} reached")
-            return
+            return self._refuse(sock, "max_connections", f"{peer}: max_connections={self._max_connections} reached")
+        if self._per_address.is_full(peer):
+            return self._refuse(sock, "per_address", f"{peer}: max_per_address={self._per_address.limit} reached")
         try:
             protocol = self._factory()
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"protocol_factory made no Protocol but {type(protocol).__name__}")
         except Exception as exc:
-            self.counters["refused"] += 1
-            sock.close()
-            self._warnings.log("protocol_factory", f"refused {peer}: the protocol factory failed", exc)
-            return
+            return self._refuse(sock, "protocol", f"{peer}: the protocol factory failed", exc)
         except BaseException:
             sock.close()
             raise
         self.counters["accepted"] += 1
         conn = Connection(
-            self.reactor, sock, protocol, framing=self.framing, limits=self.limits, peer=peer, on_lost=self._lost
+            self.reactor,
+            sock,
+            protocol,
+            framing=self.framing,
+            limits=self.limits,
+            peer=peer,
+            on_lost=self._lost,
+            budget=self._budget,
         )
         self.connections.add(conn)
-        conn.start()
+        self._per_address.add(conn, peer)
+        return conn.start()
+
+    def _make_listener(self, family: int, kind: int) -> socket.socket:
+        sock = self.reactor.socket_factory(family, kind)
+        try:
+            set_tcp_options(sock, self.limits)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _lost(self, conn: Connection, exc: BaseException | None) -> None:
         self.connections.discard(conn)
+        self._per_address.discard(conn)
+        stats = conn.stats
+        a, b, c, d = self._ended
+        self._ended = (a + stats[0], b + stats[1], c + stats[2], d + stats[3])
         assert conn.close_reason is not None
         self.counters[f"closed_{conn.close_reason.value}"] += 1
         log_close(conn, exc, self._warnings)
         self._check_stopped()
+
+    def _overloaded(self) -> None:
+        # In a turn of its own: this is called from within some connection.
+        self.reactor.call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """Close the connections that hold most, until RELIEF of the budget is free again.
+
+        Looking at all of them costs about a microsecond each.  It happens once in a turn at most, and not again before
+        the connections have taken what was set free.
+        """
+        budget = self._budget
+        assert budget is not None
+        budget.exceeded = False
+        if budget.used <= budget.limit:
+            return
+        # An equal share: without it, a peer with one answer on its way would go before one with half a frame of 1 MiB.
+        share = budget.limit // len(self.connections)
+
+        def harm(conn: Connection) -> tuple[int, int, int]:
+            stats = conn.stats
+            return stats.output if stats.output > share else 0, stats.input, stats.output
+
+        goal = budget.limit - int(budget.limit * RELIEF)
+        for conn in sorted(self.connections, key=harm, reverse=True):
+            if budget.used <= goal:
+                break
+            stats = conn.stats
+            conn.abort_for(CloseReason.OVERLOAD, overload(stats.output + stats.input, budget.limit))
 
     def _force(self) -> None:
         left = list(self.connections)
@@ -253,7 +364,7 @@ class Server:
 class _Listener(Endpoint):
     """One listening socket.  Owns: the socket."""
 
-    __slots__ = ("server", "sock", "address", "rest", "resting")
+    __slots__ = ("server", "sock", "address", "rest", "resting", "starved_since")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server.reactor)
@@ -262,6 +373,7 @@ class _Listener(Endpoint):
         self.address = local_address(sock)
         self.rest = ACCEPT_REST  # seconds, of the next one
         self.resting = False
+        self.starved_since: float | None = None  # the time of the first accept that found no descriptor
         self._reactor.register(sock, EVENT_READ, self)
 
     def on_readable(self) -> None:
@@ -277,16 +389,34 @@ class _Listener(Endpoint):
             except OSError as exc:
                 if exc.errno in WOULD_BLOCK:
                     return
-                self.server.counters["accept_errors"] += 1
+                self.server.counters[f"accept_errors_{errno.errorcode.get(exc.errno or 0, exc.errno)}"] += 1
                 if exc.errno in ACCEPT_RETRY:
                     continue  # that one peer is gone already; the next may not be
+                if exc.errno in NO_DESCRIPTOR:
+                    self._turn_away()
                 self._rest(exc)
                 return
-            self.rest = ACCEPT_REST
+            self.rest, self.starved_since = ACCEPT_REST, None
             sock.setblocking(False)
             # The address that accept gave: asking a socket whose peer has gone since would raise.
             peer = self.address if self.address.kind == "unix" else address_of(sock.family, sockaddr)
             self.server._accepted(sock, peer)
+
+    def _turn_away(self) -> None:
+        """Close those who wait, if there has been no descriptor for REFUSE_AFTER; by then a rest takes as long."""
+        now = self._reactor.time()
+        if self.starved_since is None:
+            self.starved_since = now
+        if now - self.starved_since < REFUSE_AFTER:
+            return
+        server = self.server
+        with server._spare.lent() as lent:
+            for _ in range(ACCEPTS_PER_TURN if lent else 0):
+                try:
+                    sock, _ = self.sock.accept()
+                except OSError:
+                    return  # nobody waits any more, or somebody else has taken the descriptor
+                server._refuse(sock, "no_descriptor", f"a connection on {self.address}: no file descriptor is left")
 
     def _rest(self, exc: OSError) -> None:
         """Stop watching for a while: the connections stay queued, and the loop does not spin on them."""

@@ -14,15 +14,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import resource
 import socket
 import stat
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from evloop.addresses import Address, AddressLike, parse_address
+from evloop.limits import Limits
 
 BACKLOG = 1024  # covers a burst of connects during ~0.1 s of a busy loop; the kernel cuts it to somaxconn (4096 today)
 PORT_ATTEMPTS = 16  # port 0 on several addresses: the odds that a free port is taken on the other family, 16 times over
@@ -73,7 +77,8 @@ ACCEPT_RETRY = frozenset(
 )
 
 # The process or the machine has no descriptor or memory left: the connection stays queued, and a retry at once spins.
-OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+OUT_OF_RESOURCES = NO_DESCRIPTOR | {errno.ENOBUFS, errno.ENOMEM}
 
 # The machine lacks this address or this family: the other addresses of the same name may still do.
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -112,6 +117,38 @@ def peer_address(sock: socket.socket) -> Address | None:
 
 def _sun_path(path: str) -> str | bytes:
     return b"\0" + os.fsencode(path[1:]) if path.startswith("@") else path
+
+
+def set_tcp_options(sock: socket.socket, limits: Limits) -> None:
+    """Have the kernel keep its part of *limits* on a TCP socket; a UNIX socket is left alone.
+
+    Set on a socket before it listens, the connections have them from the handshake on: Linux copies the listener, with
+    all of these, so an accept costs no call.  tcp(7), socket(7).  OSError: the kernel refused.  Any thread.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    if limits.notsent_lowat:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat)
+    if limits.keepalive:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.keepalive)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.keepalive_interval)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.keepalive_count)
+    if limits.user_timeout:
+        # Rounded up: 0 ms would be the kernel's own bound of about 15 minutes.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(limits.user_timeout * 1000))
+
+
+def queued_output(fd: int) -> int:
+    """Return the bytes that the kernel holds of what was written to the socket *fd* and that its peer has not taken.
+
+    TIOCOUTQ is SIOCOUTQ (tcp(7), unix(7)): for TCP what is not acknowledged, for UNIX sockets what is not read, with
+    the kernel's overhead.  0 where nobody can tell.  Any thread.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 # --- listening ----------------------------------------------------------------------------------------------------

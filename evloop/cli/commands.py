@@ -23,6 +23,14 @@ class HelpWanted(Exception):
         self.text = text
 
 
+class SectionedOption(click.Option):
+    """An option that help shows under the heading *section* (str), behind those without one."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
 class Command(click.Command):
     """A command whose help shows *examples*, lines for a shell, before the options."""
 
@@ -35,6 +43,17 @@ class Command(click.Command):
         """Write the description and the examples."""
         super().format_help_text(ctx, formatter)
         write_examples(formatter, self.examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and those of each section under its heading: forty in one list are read by nobody."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 class Commands(click.Group):

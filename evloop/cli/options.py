@@ -69,6 +69,17 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _DURATION_UNITS[match[2] or ""]
 
 
+def parse_whole_seconds(text: str) -> int:
+    """Return the seconds that *text* means, as :func:`parse_duration`, if the kernel can count them: ``60``, ``1m``.
+
+    ValueError: it means none, or a part of one.
+    """
+    seconds = parse_duration(text)
+    if seconds != int(seconds):
+        raise ValueError(f"bad duration {text[:64]!r}; the kernel counts whole seconds here: 1s, 2m")
+    return int(seconds)
+
+
 class _Parsed(ParamType):
     """A parameter that one function parses; what it raises is the message."""
 
@@ -88,6 +99,7 @@ class _Parsed(ParamType):
 ADDRESS = _Parsed("addr", evloop.parse_address)
 SIZE = _Parsed("size", parse_size)
 DURATION = _Parsed("seconds", parse_duration)
+WHOLE_SECONDS = _Parsed("seconds", parse_whole_seconds)
 
 
 def framing_within(name: str, max_frame: int | None) -> evloop.Framing | None:

@@ -27,11 +27,11 @@ from evloop import systemd
 from evloop.apps import echo
 from evloop.cli import exits
 from evloop.cli.commands import Command, Commands
+from evloop.cli.limit_options import EPILOG, limit_options, limits_of
 from evloop.cli.logs import log_to_stderr
 from evloop.cli.options import (
     ADDRESS,
     DEFAULT_FRAMING,
-    DURATION,
     Settings,
     framing_options,
     framing_within,
@@ -46,9 +46,6 @@ logger = logging.getLogger("evloop")
 # -qq, -q, nothing, -v.
 _LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
-# A vanished peer is noticed by nothing else; five minutes is what people expect of a server they type to.
-_IDLE_TIMEOUT = "5m"
-
 
 @click.group(
     "serve",
@@ -59,44 +56,6 @@ _IDLE_TIMEOUT = "5m"
 @verbosity_options
 def command() -> None:
     """Run a server in the foreground; SIGTERM or Ctrl-C ends it in good order."""
-
-
-def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the limits that are worth a flag; names and meaning are those of evloop.Limits."""
-    options = (
-        click.option(
-            "--idle-timeout",
-            type=DURATION,
-            default=_IDLE_TIMEOUT,
-            show_default=True,
-            envvar="EVLOOP_IDLE_TIMEOUT",
-            show_envvar=True,
-            help="Close a connection on which nothing moves for so long; 0: never.",
-        ),
-        click.option(
-            "--max-connections",
-            type=click.IntRange(min=0),
-            metavar="N",
-            default=10_000,
-            show_default=True,
-            envvar="EVLOOP_MAX_CONNECTIONS",
-            show_envvar=True,
-            help="Refuse more; 0: as many as there are file descriptors.",
-        ),
-        click.option(
-            "--backlog",
-            type=click.IntRange(1, 0x7FFFFFFF),
-            metavar="N",
-            default=evloop.Limits().backlog,
-            show_default=True,
-            envvar="EVLOOP_BACKLOG",
-            show_envvar=True,
-            help="Connections that the kernel queues before they are accepted.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 def _port_file_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,10 +72,12 @@ def _port_file_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     """Make ``evloop serve NAME`` of a handler."""
 
-    @command.command(name, cls=Command, help=text, short_help=text.partition(".")[0] + ".", examples=examples)
+    @command.command(
+        name, cls=Command, help=text, short_help=text.partition(".")[0] + ".", epilog=EPILOG, examples=examples
+    )
     @click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
     @framing_options
-    @_limit_options
+    @limit_options
     @_port_file_option
     @verbosity_options
     @click.pass_obj
@@ -130,7 +91,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
         **limits: Any,
     ) -> None:
         log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
-        _serve(handler, address, framing, max_frame, limits, port_file, hints=settings.verbosity >= 0)
+        _serve(handler, address, framing, max_frame, limits_of(limits), port_file, hints=settings.verbosity >= 0)
 
 
 _ADDR = "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path; port 0 takes a free one."
@@ -161,7 +122,7 @@ def _serve(
     address: evloop.Address,
     framing_name: str,
     max_frame: int | None,
-    limits: dict[str, Any],
+    limits: evloop.Limits,
     port_file: str,
     *,
     hints: bool,
@@ -187,7 +148,7 @@ def _serve(
                 handler,
                 address,
                 framing=framing,
-                limits=evloop.Limits(**limits),
+                limits=limits,
                 sockets=inherited or None,
                 ready=ready,
                 stopping=lambda server: manager.stopping(),

@@ -59,6 +59,17 @@ def test_command_help_shows_default_and_variable_of_an_option(words, capfd):
     assert "[env var: EVLOOP_MAX_FRAME; default: (1M, or what the framing can announce)]" in text
 
 
+def test_serve_help_puts_the_limits_into_sections_behind_the_options(capfd):
+    """More than twenty of them in one list would hide the few options that people look for."""
+    assert run(["serve", "echo", "--help"]) == 0
+    text = capfd.readouterr().out
+    headings = [line for line in text.splitlines() if line.startswith(("Options", "Limits"))]
+    assert headings[0] == "Options:" and len(headings) == 5
+    assert "EVLOOP_IDLE_TIMEOUT" in text
+    for name in set(evloop.Limits.__dataclass_fields__) - {"max_frame"}:
+        assert text.index(f"  --{name.replace('_', '-')} ") > text.index(headings[1])
+
+
 def test_serve_without_a_program_shows_its_help_and_exits_2(capfd):
     """`evloop serve` alone is the question which ones there are."""
     assert run(["serve"]) == 2
@@ -81,6 +92,12 @@ WRONG_LINES = [
     (["serve", "echo", "--max-frame", "65536", "--framing", "u16be"], "more than the length field can announce, 65535"),
     (["serve", "echo", "--idle-timeout", "soon"], "--idle-timeout: bad duration 'soon'; write seconds, or"),
     (["serve", "echo", "--idle-timeout", "-1"], "--idle-timeout: bad duration '-1'"),
+    (["serve", "echo", "--keepalive", "1.5"], "--keepalive: bad duration '1.5'; the kernel counts whole seconds"),
+    (["serve", "echo", "--keepalive", "32768"], "keepalive must be at most 32767, not 32768"),
+    (["serve", "echo", "--keepalive-count", "128"], "--keepalive-count: 128 is not in the range"),
+    (["serve", "echo", "--soft-output", "1K"], "soft_output 1024 and soft_output_timeout 0.0 need each other"),
+    (["serve", "echo", "--high-water", "1K"], "low_water 16384 exceeds high_water 1024; see: evloop serve echo --help"),
+    (["serve", "echo", "--flush-timeout", "0"], "flush_timeout must be more than 0"),
     (["serve", "echo", "--max-connections", "-1"], "--max-connections: -1 is not in the range"),
     (["serve", "echo", "--max-connections", "many"], "--max-connections: 'many' is not a valid integer"),
     (["serve", "echo", "--backlog", "0"], "--backlog: 0 is not in the range"),

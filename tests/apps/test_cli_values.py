@@ -10,7 +10,7 @@ import pytest
 import evloop
 from evloop.cli.conversation import Lines, Shown
 from evloop.cli.logs import LineFormatter
-from evloop.cli.options import FRAMINGS, parse_duration, parse_size
+from evloop.cli.options import FRAMINGS, parse_duration, parse_size, parse_whole_seconds
 from evloop.cli.printable import printable, quoted
 
 
@@ -36,6 +36,20 @@ def test_size_that_is_none_is_refused(text):
 def test_duration_with_a_unit_is_in_seconds(text, seconds):
     """Both 30 and 30s are seconds; 5m are minutes, 500ms are not."""
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60", 60), ("1m", 60), ("0", 0), ("1000ms", 1), ("1.0s", 1)])
+def test_whole_seconds_are_durations_without_a_rest(text, seconds):
+    """An int, as setsockopt wants it."""
+    value = parse_whole_seconds(text)
+    assert (value, type(value)) == (seconds, int)
+
+
+@pytest.mark.parametrize("text", ["1.5s", "999ms", "soon", "-1"])
+def test_whole_seconds_with_a_rest_are_refused(text):
+    """Rounded in silence it would be another limit than the one that was asked for."""
+    with pytest.raises(ValueError, match="bad duration"):
+        parse_whole_seconds(text)
 
 
 @pytest.mark.parametrize(

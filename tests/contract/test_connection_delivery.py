@@ -345,6 +345,8 @@ def test_connection_stats_count_both_directions(world):
         "frames_sent": 2,
         "bytes_sent": 13,
         "output": 0,
+        "input": 1,
+        "paused": 0,
     }
 
 

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 import evloop
+from evloop.cli.serve import command
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
@@ -50,12 +51,25 @@ def test_limits_page_states_every_limit_with_its_default():
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.M))
     assert set(rows) == set(evloop.Limits.__dataclass_fields__)
     shown = {"backlog": "1024", "high_water": "64 KiB", "low_water": "16 KiB", "flush_timeout": "5 s"}
-    shown |= {"linger": "2 s", "drain_timeout": "8 s"}
+    shown |= {"linger": "2 s", "drain_timeout": "8 s", "keepalive_interval": "15 s", "keepalive_count": "4"}
     limits = evloop.Limits()
     for name, text in shown.items():
         number, _, unit = text.partition(" ")
         assert getattr(limits, name) == float(number) * (1024 if unit == "KiB" else 1), name
         assert rows[name].strip() == text
+
+
+def test_limits_page_states_the_defaults_of_the_command_line():
+    """The stricter column is the one that most people run with."""
+    served = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", (ROOT / "docs/limits.md").read_text(), re.M)
+    options = {option.name: option.default for option in command.commands["echo"].params}
+    units = {" KiB": "K", " MiB": "M", " min": "m", " s": "s", ",": ""}
+    for name, shown in served:
+        if name == "max_frame":
+            continue
+        for unit, short in units.items():
+            shown = shown.replace(unit, short)
+        assert ("0" if shown == "none" else shown) == options[name], name
 
 
 def test_readme_server_and_client_run_as_printed(tmp_path):

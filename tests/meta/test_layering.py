@@ -36,6 +36,7 @@ FORBIDDEN = {
     "evloop._reactor_lifecycle": {"asyncio", "evloop.framing", "evloop.connection", "evloop.server"},
     "evloop._connection_py": {"asyncio", "selectors.DefaultSelector", "evloop.server", "logging", "time"},
     "evloop._connection": {"asyncio", "selectors", "evloop.server", "logging", "time"},
+    "evloop._admission": {"asyncio", "logging", "selectors", "evloop.reactor", "evloop.connection", "evloop.server"},
     "evloop.sockets": {"asyncio", "logging", "selectors", "evloop.reactor", "evloop.framing"},
     "evloop.addresses": {"asyncio", "logging", "selectors", "evloop.sockets"},
 }

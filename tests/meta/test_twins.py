@@ -20,6 +20,7 @@ COMPILED_ONLY = {
     "FrameDecoder": {
         *("__dealloc__", "feed_pointer", "_grow", "_keep", "_header_bytes", "_drop_body", "_out_of_memory"),
         *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess", "feed_one"),
+        *("held", "unfinished"),
     },
     # The pure one writes headers with int.to_bytes; the compiled one stores into memory.
     "Codec": {"write_header", "header_length", "check_payload"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -433,3 +434,34 @@ def closed_socket():
     sock = socket.socket()
     sock.close()
     return sock
+
+
+# --- what the kernel holds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])
+def test_queued_output_falls_as_the_peer_takes_it(address, tmp_path):
+    """The one sign of a slow and living peer while its socket is full."""
+    where = f"unix:{tmp_path}/s" if address == "unix" else address
+    with (
+        listening(where) as (listener,),
+        connect(sockets.local_address(listener)) as sock,
+        accept(listener) as peer,
+    ):
+        assert sockets.queued_output(sock.fileno()) == 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 16))
+        full = sockets.queued_output(sock.fileno())
+        assert full > 0
+        peer.settimeout(DEADLINE)
+        while sockets.queued_output(sock.fileno()) >= full:
+            assert peer.recv(1 << 16)
+
+
+def test_queued_output_of_what_is_no_socket_is_0():
+    """A socket_factory may make sockets that the kernel has never seen."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    assert sockets.queued_output(writer) == 0
