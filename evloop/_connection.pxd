@@ -1,9 +1,13 @@
 # What other Cython modules may cimport: the listener makes connections, and hands them a bare fd.
 
+cimport cython
 from libc.stdint cimport int64_t
 
 from evloop._framing cimport Codec, FrameDecoder
-from evloop._reactor cimport Core, Endpoint
+from evloop._reactor cimport Core, Endpoint, socklen_t
+
+cdef enum:
+    ADDRESS_ROOM = 28             # bytes of a sockaddr_in6, the longest that is kept
 
 ctypedef struct Times:            # what a deadline needs to know; a connection without deadlines has none
     double began, frame_since, stalled_since, soft_since  # INFINITY: does not run
@@ -27,48 +31,59 @@ cdef class _Bounds:
     cdef bint timed
 
 
+@cython.final
+cdef class Accepted:
+    cdef int _fd                  # -1: somebody else's now, or closed
+    cdef socklen_t _size          # of the address, as accept4(2) gave it
+    cdef unsigned char[ADDRESS_ROOM] _address
+
+
 cdef class Connection(Endpoint):
-    # what never changes
-    cdef public object protocol, framing, context
-    cdef _Bounds _bounds
-    cdef Budget _budget           # None: nobody counts
-    cdef object _peer, _on_lost
-    cdef object _function         # of a FunctionProtocol: called with the connection and a frame
-    cdef object _receive_many, _receive_one
+    # What every message touches comes first, and together; what is a byte stands with bytes.  An idle connection is to
+    # cost 1 KiB at most, with all that belongs to it.
+    cdef int _sock                # -1: closed
+    cdef unsigned char _state, _receives
+    cdef unsigned char _timed, _throttle
+    cdef unsigned char _eof, _eof_told, _paused, _scheduled
+    cdef unsigned char _corked, _full, _write_eof
+    cdef unsigned char _address_size
     cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
     cdef FrameDecoder _decoder
-    cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
-    cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
-    # where it is in its life
-    cdef readonly object close_reason
-    cdef object _exc, _timer
-    cdef Times* _times            # NULL until needed
-    cdef double _last_activity
-    cdef double _due              # when the timer looks at the deadlines; -INFINITY once closing
-    cdef bint _timed
-    cdef int _sock                # -1: closed
-    cdef unsigned char _state
-    cdef bint _throttle           # hold reading while the output is above high_water
+    cdef object _receive          # called with what `_receives` says
+    cdef object _receiver         # its first argument, if it is a method of the protocol; else None
+    cdef _Bounds _bounds
+    cdef Budget _budget           # None: nobody counts
     # input: decoded and not delivered, and what comes behind it
     cdef list _pending            # or None
     cdef Py_ssize_t _next         # the first of them that is still to be delivered
     cdef object _fault
-    cdef bint _eof, _eof_told, _paused, _scheduled
-    cdef Py_ssize_t _discarded
     cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
-    cdef Py_ssize_t _accounted    # bytes that the budget has been told of
     # output, beside what lies in the core's gather: the chunks, then the tail
+    cdef object _broken
+    cdef Py_ssize_t _waiting      # bytes of both
+    cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
+    cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
+    cdef int64_t _send_turn       # the turn that _send_room is of
+    cdef Py_ssize_t _send_room    # bytes that may still be written in it
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
     cdef unsigned char* _tail
     cdef Py_ssize_t _tail_start, _tail_end, _tail_room
-    cdef Py_ssize_t _waiting      # bytes of both
-    cdef bint _corked, _full, _write_eof
-    cdef int64_t _send_turn       # the turn that _send_room is of
-    cdef Py_ssize_t _send_room    # bytes that may still be written in it
-    cdef object _broken
     # counters
     cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
+    cdef Py_ssize_t _accounted    # bytes that the budget has been told of
+    # time
+    cdef double _last_activity
+    cdef double _due              # when the timer looks at the deadlines; -INFINITY once closing
+    cdef Times* _times            # NULL until needed
+    cdef object _timer
+    # the ends
+    cdef public object protocol, framing, context
+    cdef readonly object close_reason
+    cdef object _exc, _on_lost
+    cdef object _peer             # an Address, or None until it is asked for
+    cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
+    cdef Py_ssize_t _discarded
 
     cdef int _find_receivers(self) except -1
     cdef int _discard(self) except -1

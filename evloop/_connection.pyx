@@ -20,10 +20,11 @@ from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
 
 from evloop._framing cimport BODY_LEAST, Codec, give_item
-from evloop._reactor cimport EVENT_READ, EVENT_WRITE, GATHER_ROOM, Core, Endpoint, iovec, msghdr
+from evloop._reactor cimport EVENT_READ, EVENT_WRITE, GATHER_ROOM, Core, Endpoint, iovec, msghdr, sockaddr, socklen_t
 
 import os
 import socket
+from types import MethodType
 
 from evloop._connection_shared import (
     DISCARD_BUDGET,
@@ -45,23 +46,48 @@ from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder as FramingDecoder
 from evloop.protocol import FunctionProtocol
-from evloop.sockets import PEER_GONE, local_address, peer_address, queued_output
+from evloop.sockets import PEER_GONE, address_of, local_address, peer_address, queued_output
+from evloop.sockets import accept as accept_from
 
 cdef extern from "_wire.h":
     void evl_store(unsigned char* out, int order, uint64_t value) noexcept nogil
 
 cdef extern from "_syscalls.h":
     int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER
+    int AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
+    struct sockaddr_storage:
+        unsigned short ss_family
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        in6_addr sin6_addr
+        unsigned int sin6_scope_id
+    unsigned short ntohs(unsigned short) noexcept
     struct linger:
         int l_onoff
         int l_linger
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
+    void Py_DECREF(PyObject*) noexcept
+    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    PyObject* PyObject_Vectorcall(PyObject* callback, PyObject** args, size_t count, PyObject* names) except NULL
     Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyList_GET_ITEM(PyObject* array, Py_ssize_t index) noexcept
 
 IMPLEMENTATION = "cython"
+
+# What `_receive` is called with: a frame, the connection and a frame, a list of frames.
+cdef enum:
+    ONE
+    FUNCTION
+    MANY
 
 cdef enum:
     OPEN
@@ -137,6 +163,71 @@ cdef _Bounds _bounds_of(object limits):
     return _last_bounds
 
 
+cdef class Accepted:
+    """A connection that was accepted and is nobody's yet: its fd, and the address that accept4(2) gave."""
+
+    def __cinit__(self):
+        self._fd = -1
+
+    def __dealloc__(self):
+        if self._fd >= 0:
+            close(self._fd)
+
+    @property
+    def peer(self):
+        """The peer's address; None for a UNIX socket, whose peers have none."""
+        return _address_from(self._address, self._size) if self._size else None
+
+    def detach(self):
+        """Give the fd (int) away."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self):
+        """Close it.  Idempotent."""
+        if self._fd >= 0:
+            close(self.detach())
+
+
+def accept(Core core not None, sock):
+    """Return the next :class:`Accepted` of a listening socket, None if nobody waits."""
+    cdef sockaddr_storage address
+    cdef socklen_t size = sizeof(address)
+    cdef Accepted accepted
+    cdef int fd
+    if type(sock) is not socket.socket:  # of a socket_factory, whose accept() may be its reason
+        return accept_from(sock)
+    fd = core.sys.accept4(sock.fileno(), <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd < 0:
+        if errno == EAGAIN:
+            return None
+        raise _os_error(errno)
+    accepted = Accepted.__new__(Accepted)
+    accepted._fd = fd
+    if address.ss_family == AF_INET or address.ss_family == AF_INET6:
+        accepted._size = size
+        memcpy(accepted._address, &address, min(size, <socklen_t>ADDRESS_ROOM))
+    return accepted
+
+
+cdef object _address_from(unsigned char* raw, socklen_t size):
+    """Return the Address that a sockaddr_in or sockaddr_in6 is (ip(7), ipv6(7)); a link-local scope by its name."""
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    if size == sizeof(sockaddr_in):
+        memcpy(&v4, raw, size)
+        host, port = socket.inet_ntop(socket.AF_INET, (<unsigned char*>&v4.sin_addr)[:4]), ntohs(v4.sin_port)
+    else:
+        memcpy(&v6, raw, sizeof(sockaddr_in6))
+        host, port = socket.inet_ntop(socket.AF_INET6, (<unsigned char*>&v6.sin6_addr)[:16]), ntohs(v6.sin6_port)
+        if v6.sin6_scope_id:
+            try:
+                host += "%" + socket.if_indextoname(v6.sin6_scope_id)
+            except OSError:
+                host += f"%{v6.sin6_scope_id}"
+    return address_of(socket.AF_INET, (host, port))
+
+
 @cython.final
 cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
@@ -152,6 +243,11 @@ cdef class Connection(Endpoint):
         self._timed = self._bounds.timed
         if self._timed or self._bounds.write_timeout or self._bounds.soft_output:
             self._times = _new_times()
+        if type(sock) is Accepted:
+            self._address_size = (<Accepted>sock)._size
+            memcpy(self._address, (<Accepted>sock)._address, ADDRESS_ROOM)
+        elif peer is None and not isinstance(sock, socket.socket):
+            peer = sock.peer
         self._peer = peer
         self._on_lost = on_lost
         self._throttle = throttle
@@ -306,8 +402,11 @@ cdef class Connection(Endpoint):
     @property
     def peer(self):
         """The peer's address; None when it has none.  Any thread."""
-        if self._peer is None and not self.closed:
-            self._peer = self._ask(peer_address)
+        if self._peer is None:
+            if self._address_size:
+                self._peer = _address_from(self._address, self._address_size)
+            elif not self.closed:
+                self._peer = self._ask(peer_address)
         return self._peer
 
     @property
@@ -333,10 +432,16 @@ cdef class Connection(Endpoint):
 
     cdef int _find_receivers(self) except -1:
         if type(self.protocol) is FunctionProtocol:
-            self._function = self.protocol.handler
+            self._receive, self._receives = self.protocol.handler, FUNCTION
             return 0
         try:
-            self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
+            many, one = find_receivers(self.protocol, self.framing is not None)
+            method, self._receives = (one, ONE) if many is None else (many, MANY)
+            # A bound method would be an object a connection, and is taken apart again in each call.
+            if type(method) is MethodType and method.__self__ is self.protocol:
+                self._receive, self._receiver = method.__func__, self.protocol
+            else:
+                self._receive = method
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -541,12 +646,8 @@ cdef class Connection(Endpoint):
         core.dispatching = self._corked = True
         self._frames_received += 1
         try:
-            if self._receive_many is not None:
-                self._receive_many([frame])
-            elif self._function is not None:
-                self._function(self, frame)
-            else:
-                self._receive_one(frame)
+            _call(self._receive, self if self._receives == FUNCTION else self._receiver,
+                  [frame] if self._receives == MANY else frame)
         except (SystemExit, KeyboardInterrupt):
             self._continue_soon()
             raise
@@ -561,15 +662,15 @@ cdef class Connection(Endpoint):
 
     cdef int _deliver_pending(self) except -1:
         cdef list frames = self._pending
-        cdef object function = self._function
+        cdef object receive = self._receive, receiver = self if self._receives == FUNCTION else self._receiver
         cdef Py_ssize_t left, index
-        if self._receive_many is not None:
+        if self._receives == MANY:
             self._pending = None
             if self._next:
                 del frames[:self._next]
             left = PyList_GET_SIZE(frames)
             self._frames_received += left
-            self._receive_many(frames)
+            _call(receive, receiver, frames)
             if left <= MOST_LARGE and Py_REFCNT(frames) == 1:  # nobody kept the list
                 for index in range(min(left, PyList_GET_SIZE(frames))):
                     give_item(frames, index)
@@ -581,10 +682,7 @@ cdef class Connection(Endpoint):
             frame = <object>PyList_GET_ITEM(<PyObject*>frames, self._next)
             self._next += 1
             self._frames_received += 1
-            if function is not None:
-                function(self, frame)
-            else:
-                self._receive_one(frame)
+            _call(receive, receiver, frame)
             if type(frame) is bytes and PyBytes_GET_SIZE(frame) >= BODY_LEAST:
                 frame = None
                 give_item(frames, self._next - 1)
@@ -996,7 +1094,7 @@ cdef class Connection(Endpoint):
             self._timer.cancel()
             self._timer = None
         core.forget(self)
-        if self._peer is None:
+        if self._peer is None and not self._address_size:
             self._peer = self._ask(peer_address)  # asked for in logs, and gone with the socket
         self._state = CLOSED
         self.closed = True
@@ -1018,7 +1116,7 @@ cdef class Connection(Endpoint):
         core.dispatching = True  # what it sends to others is a batch, too
         try:
             # None where a factory forgot its return: that was the reason of the end, and has been told.
-            if self.protocol is not None and self._function is None:
+            if self.protocol is not None and self._receives != FUNCTION:
                 self.protocol.connection_lost(self._exc)
         finally:
             core.dispatching = outer
@@ -1190,6 +1288,19 @@ cdef Times* _new_times() except NULL:
     times.began = times.frame_since = times.stalled_since = times.soft_since = INFINITY
     times.frame_at = times.queued = -1
     return times
+
+
+cdef inline int _call(object receive, object receiver, object argument) except -1:
+    """Call *receive* with the argument, after the receiver if there is one."""
+    cdef PyObject* parts[3]  # the first place is the callee's to use, as PY_VECTORCALL_ARGUMENTS_OFFSET says
+    cdef PyObject* result
+    parts[1], parts[2] = <PyObject*>receiver, <PyObject*>argument
+    if receiver is None:
+        result = PyObject_Vectorcall(<PyObject*>receive, &parts[2], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+    else:
+        result = PyObject_Vectorcall(<PyObject*>receive, &parts[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+    Py_DECREF(result)
+    return 0
 
 
 cdef inline bint _would_block(int number) noexcept:

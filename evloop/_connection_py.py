@@ -47,9 +47,24 @@ from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, local_address, peer_address, queued_output
+from evloop.sockets import (
+    PEER_GONE,
+    WOULD_BLOCK,
+    Accepted,
+    local_address,
+    peer_address,
+    queued_output,
+    socket_of,
+)
+from evloop.sockets import accept as accept_from
 
 IMPLEMENTATION = "python"
+
+
+def accept(reactor: Core, listener: socket.socket) -> Accepted | None:
+    """Return the next connection of a listening socket, for a Connection on *reactor*; None if nobody waits."""
+    return accept_from(listener)
+
 
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
@@ -87,7 +102,7 @@ class Connection(Deadlines, Endpoint):
     def __init__(
         self,
         reactor: Core,
-        sock: socket.socket,
+        sock: socket.socket | Accepted,
         protocol: Protocol,
         *,
         framing: Framing | None,
@@ -99,9 +114,9 @@ class Connection(Deadlines, Endpoint):
     ) -> None:
         super().__init__(reactor)
         self._init_deadlines(limits)
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._peer = peer
+        self._peer = peer if peer is not None or isinstance(sock, socket.socket) else sock.peer
+        self._sock = socket_of(sock)
+        self._fd = self._sock.fileno()
         self._on_lost = on_lost
         self._throttle = throttle  # hold reading while the output is above high_water
         self.protocol = protocol

@@ -35,7 +35,7 @@ cdef class FrameDecoder:
     # what never changes
     cdef Codec _codec
     cdef object _spill
-    cdef bint _skip_oversize
+    cdef unsigned char _skip_oversize
     cdef Py_ssize_t _spill_above
     # the bound, and the length-field values that the fast loop takes
     cdef Py_ssize_t _max_frame
@@ -51,12 +51,12 @@ cdef class FrameDecoder:
     cdef Py_ssize_t _filled, _need
     cdef Py_ssize_t _expected     # size of the last frame that came alone
     cdef int _doubt               # so many guesses are left out
-    cdef bint _pooled             # the guessed body came from the pool
+    cdef unsigned char _pooled    # the guessed body came from the pool
     # what a limit held back, and where we are in the stream
     cdef list _rest
     cdef Py_ssize_t _rest_offset
     cdef int64_t _position
-    cdef bint _busy, _lost
+    cdef unsigned char _busy, _lost
     cdef object _failure
     # counters
     cdef int64_t _frames, _payload_bytes, _largest, _skipped, _skipped_bytes, _copied

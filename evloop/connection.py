@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from evloop import framing, reactor
 from evloop._connection_shared import ConnectionStats
 
-__all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats"]
+__all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats", "accept"]
 
 if TYPE_CHECKING or "python" in (framing.IMPLEMENTATION, reactor.IMPLEMENTATION):
-    from evloop._connection_py import IMPLEMENTATION, Connection
+    from evloop._connection_py import IMPLEMENTATION, Connection, accept
     from evloop._connection_shared import Budget
 else:
     try:
-        from evloop._connection import IMPLEMENTATION, Budget, Connection
+        from evloop._connection import IMPLEMENTATION, Budget, Connection, accept
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._connection":
@@ -41,5 +41,5 @@ else:
             RuntimeWarning,
             stacklevel=2,
         )
-        from evloop._connection_py import IMPLEMENTATION, Connection
+        from evloop._connection_py import IMPLEMENTATION, Connection, accept
         from evloop._connection_shared import Budget

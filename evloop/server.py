@@ -20,7 +20,7 @@ from typing import Any
 from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
 from evloop.addresses import Address, AddressLike, parse_address
-from evloop.connection import Budget, Connection
+from evloop.connection import Budget, Connection, accept
 from evloop.errors import CloseReason
 from evloop.framing import Framing
 from evloop.limits import HEAD_ROOM, Limits
@@ -30,8 +30,7 @@ from evloop.sockets import (
     ACCEPT_RETRY,
     NO_DESCRIPTOR,
     OUT_OF_RESOURCES,
-    WOULD_BLOCK,
-    address_of,
+    Accepted,
     adopt_listeners,
     listen,
     local_address,
@@ -261,23 +260,26 @@ class Server:
         state = "listening" if self._listeners else "closing" if self.closing else "new"
         return f"<Server {state} {self.address} {len(self.connections)} connections>"
 
-    def _refuse(self, sock: socket.socket, reason: str, text: str, exc: BaseException | None = None) -> None:
+    def _refuse(self, sock: socket.socket | Accepted, reason: str, text: str, exc: BaseException | None = None) -> None:
         # No word of refusal: the framing may be anybody's.  The close is clean unless the peer has sent already.
         self.counters[f"refused_{reason}"] += 1
         sock.close()
         self._warnings.log(reason, f"refused {text}", exc)
 
-    def _accepted(self, sock: socket.socket, peer: Address) -> None:
+    def _accepted(self, sock: Accepted, unix: Address | None) -> None:
         if len(self.connections) >= self._max_connections:
-            return self._refuse(sock, "max_connections", f"{peer}: max_connections={self._max_connections} reached")
-        if self._per_address.is_full(peer):
+            text = f"{unix or sock.peer}: max_connections={self._max_connections} reached"
+            return self._refuse(sock, "max_connections", text)
+        # Asked for only where it is counted: an address costs more time and memory than the rest of an accept.
+        peer = (unix or sock.peer) if self._per_address.limit else unix
+        if peer is not None and self._per_address.is_full(peer):
             return self._refuse(sock, "per_address", f"{peer}: max_per_address={self._per_address.limit} reached")
         try:
             protocol = self._factory()
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"protocol_factory made no Protocol but {type(protocol).__name__}")
         except Exception as exc:
-            return self._refuse(sock, "protocol", f"{peer}: the protocol factory failed", exc)
+            return self._refuse(sock, "protocol", f"{unix or sock.peer}: the protocol factory failed", exc)
         except BaseException:
             sock.close()
             raise
@@ -288,12 +290,13 @@ class Server:
             protocol,
             framing=self.framing,
             limits=self.limits,
-            peer=peer,
+            peer=unix,
             on_lost=self._lost,
             budget=self._budget,
         )
         self.connections.add(conn)
-        self._per_address.add(conn, peer)
+        if peer is not None:
+            self._per_address.add(conn, peer)
         return conn.start()
 
     def _make_listener(self, family: int, kind: int) -> socket.socket:
@@ -364,13 +367,15 @@ class Server:
 class _Listener(Endpoint):
     """One listening socket.  Owns: the socket."""
 
-    __slots__ = ("server", "sock", "address", "rest", "resting", "starved_since")
+    __slots__ = ("server", "sock", "address", "unix", "rest", "resting", "starved_since")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server.reactor)
         self.server = server
         self.sock = sock
         self.address = local_address(sock)
+        # What stands for the peers of a UNIX socket, which have no address.
+        self.unix = self.address if self.address.kind == "unix" else None
         self.rest = ACCEPT_REST  # seconds, of the next one
         self.resting = False
         self.starved_since: float | None = None  # the time of the first accept that found no descriptor
@@ -385,10 +390,8 @@ class _Listener(Endpoint):
             if self.closed:  # by a callback of the connection just accepted
                 return
             try:
-                sock, sockaddr = self.sock.accept()
+                accepted = accept(self._reactor, self.sock)
             except OSError as exc:
-                if exc.errno in WOULD_BLOCK:
-                    return
                 self.server.counters[f"accept_errors_{errno.errorcode.get(exc.errno or 0, exc.errno)}"] += 1
                 if exc.errno in ACCEPT_RETRY:
                     continue  # that one peer is gone already; the next may not be
@@ -396,11 +399,10 @@ class _Listener(Endpoint):
                     self._turn_away()
                 self._rest(exc)
                 return
+            if accepted is None:
+                return
             self.rest, self.starved_since = ACCEPT_REST, None
-            sock.setblocking(False)
-            # The address that accept gave: asking a socket whose peer has gone since would raise.
-            peer = self.address if self.address.kind == "unix" else address_of(sock.family, sockaddr)
-            self.server._accepted(sock, peer)
+            self.server._accepted(accepted, self.unix)
 
     def _turn_away(self) -> None:
         """Close those who wait, if there has been no descriptor for REFUSE_AFTER; by then a rest takes as long."""
@@ -591,6 +593,8 @@ def log_close(conn: Connection, exc: BaseException | None, warnings: WarningLimi
     """Write the line that a closed connection deserves: DEBUG, WARNING for a broken protocol, ERROR for our side."""
     reason = conn.close_reason
     assert reason is not None
+    if reason is not CloseReason.HANDLER and reason not in _WARNED and not logger.isEnabledFor(logging.DEBUG):
+        return  # the usual end; the peer's address alone would cost more than the rest of it
     text = f"conn.close peer={conn.peer} reason={reason.value}" + (f": {exc}" if exc else "")
     if reason is CloseReason.HANDLER:
         if warnings is not None:

@@ -115,6 +115,55 @@ def peer_address(sock: socket.socket) -> Address | None:
         raise
 
 
+class Accepted:
+    """A connection that was accepted and is nobody's yet: its socket, and the address that accept(2) gave.
+
+    The compiled connection has one of its own, with a bare fd.  Owns: the socket, until :meth:`take` or :meth:`detach`.
+    """
+
+    __slots__ = ("_sock", "_sockaddr")
+
+    def __init__(self, sock: socket.socket, sockaddr: Sockaddr) -> None:
+        self._sock = sock
+        self._sockaddr = sockaddr
+
+    @property
+    def peer(self) -> Address | None:
+        """The peer's address; None for a UNIX socket, whose peers have none."""
+        return None if self._sock.family == socket.AF_UNIX else address_of(self._sock.family, self._sockaddr)
+
+    def take(self) -> socket.socket:
+        """Give the socket away."""
+        return self._sock
+
+    def detach(self) -> int:
+        """Give the fd (int) away."""
+        return self._sock.detach()
+
+    def close(self) -> None:
+        """Close it.  Idempotent."""
+        self._sock.close()
+
+
+def accept(listener: socket.socket) -> Accepted | None:
+    """Return the next connection of a listening socket, non-blocking; None if nobody waits.  OSError: accept(2)."""
+    try:
+        sock, sockaddr = listener.accept()
+    except BlockingIOError:
+        return None
+    sock.setblocking(False)
+    return Accepted(sock, sockaddr)
+
+
+def socket_of(given: Any) -> socket.socket:
+    """Return *given* if it is a socket, or else the socket of what was accepted, by either implementation."""
+    if isinstance(given, socket.socket):
+        return given
+    if isinstance(given, Accepted):
+        return given.take()
+    return socket.socket(fileno=given.detach())
+
+
 def _sun_path(path: str) -> str | bytes:
     return b"\0" + os.fsencode(path[1:]) if path.startswith("@") else path
 
