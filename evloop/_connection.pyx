@@ -334,7 +334,9 @@ cdef class Connection(Endpoint):
         else:
             if not self._may_put():
                 return
-            if total <= GATHER_ROOM and (total < REFERENCED or not _has_large(items)):
+            if total == 0:
+                pass  # no frames: nothing is reserved, neither the gather nor a tail
+            elif total <= GATHER_ROOM and (total < REFERENCED or not _has_large(items)):
                 _write_frames(self._codec, items, self._reserve(total))
             else:
                 items = list(items)  # a large one allocates, which may run a collection, and that any code at all

@@ -333,6 +333,26 @@ def test_connection_send_at_max_frame_is_the_last_that_is_allowed(world, size, a
     assert peer.frames == [bytes(size)] * allowed
 
 
+def test_connection_send_many_of_nothing_from_anothers_callback_sends_nothing(world):
+    """Whoever filters a batch for each member of a room sends some of them an empty one."""
+    target, target_peer = world.connect(FrameRecorder(), reading=True)
+    rec = FrameRecorder(frame=lambda rec, frame: (rec.conn.send(b"answer"), target.send_many([])))
+    conn, peer = world.connect(rec, reading=True)
+    peer.write(encode(b"ask"))
+    world.settle()
+    assert (conn.close_reason, peer.frames, bytes(target_peer.received)) == (None, [b"answer"], b"")
+
+
+def test_connection_send_many_of_nothing_before_a_large_frame_does_not_lose_it(world):
+    """What was reserved for no bytes must not be taken for memory that is not there."""
+    large = bytearray(b"x" * 20_000)
+    rec = FrameRecorder(frame=lambda rec, frame: (rec.conn.send_many([]), rec.conn.send(large)))
+    conn, peer = world.connect(rec, reading=True)
+    peer.write(encode(b"ask"))
+    world.settle()
+    assert (conn.close_reason, peer.frames) == (None, [large])
+
+
 def test_connection_stats_count_both_directions(world):
     """The counters are what operators see."""
     rec = FrameRecorder(frame=echo)
