@@ -407,14 +407,14 @@ cdef class Connection(Endpoint):
         if self._peer is None:
             if self._address_size:
                 self._peer = _address_from(self._address, self._address_size)
-            elif not self.closed:
-                self._peer = self._ask(peer_address)
+            else:
+                self._peer = self._ask(peer_address) or self._peer  # which the end may have set meanwhile
         return self._peer
 
     @property
     def local(self):
         """This side's address; None once closed.  Any thread."""
-        return None if self.closed else self._ask(local_address)
+        return self._ask(local_address)
 
     @property
     def stats(self):
@@ -1084,21 +1084,31 @@ cdef class Connection(Endpoint):
     def _finish(self):
         self._end(None, None)
 
+    cdef int _remember_peer(self) except -1:
+        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
+        if self._peer is None and not self._address_size:
+            try:
+                self._peer = self._ask(peer_address)
+            except (OSError, MemoryError):
+                pass  # somebody else has closed the fd; the end must not fail for want of a name
+        return 0
+
     cdef int _end(self, object reason, object exc) except -1:
         """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
         cdef Core core = self.core
         cdef int fd = self._sock
         if self._state == CLOSED:
             return 0
+        self._remember_peer()
+        if self._state == CLOSED:
+            return 0
+        self._state = CLOSED
         if reason is not None:
             self.close_reason, self._exc = reason, exc
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         core.forget(self)
-        if self._peer is None and not self._address_size:
-            self._peer = self._ask(peer_address)  # asked for in logs, and gone with the socket
-        self._state = CLOSED
         self.closed = True
         self._sock = -1
         core.sys.close(fd)
@@ -1148,12 +1158,20 @@ cdef class Connection(Endpoint):
     # --- small parts -------------------------------------------------------------------------------------------
 
     def _ask(self, question):
-        """Return what the standard library finds out about the socket."""
-        sock = socket.socket(fileno=self._sock)
+        """Return what the standard library finds out about the socket; None once closed."""
+        if self.closed:
+            return None
         try:
-            return question(sock)
-        finally:
-            sock.detach()
+            sock = socket.socket(fileno=self._sock)
+            try:
+                answer = question(sock)
+            finally:
+                sock.detach()
+        except (OSError, ValueError):
+            if not self.closed:
+                raise
+        # The end may have come in between, to another thread's question: the number is nobody's then, or another's.
+        return None if self.closed else answer
 
     cdef object _dispatch(self, str name, tuple args):
         """Run a callback of the application; what it sends leaves with one send when it returns."""

@@ -244,14 +244,14 @@ class Connection(Deadlines, Endpoint):
     @property
     def peer(self) -> Address | None:
         """The peer's address; None when it has none.  Any thread."""
-        if self._peer is None and not self.closed:
-            self._peer = peer_address(self._sock)
+        if self._peer is None:
+            self._peer = self._ask(peer_address) or self._peer  # which the end may have set meanwhile
         return self._peer
 
     @property
     def local(self) -> Address | None:
         """This side's address; None once closed.  Any thread."""
-        return None if self.closed else local_address(self._sock)
+        return self._ask(local_address)
 
     @property
     def stats(self) -> ConnectionStats:
@@ -561,10 +561,22 @@ class Connection(Deadlines, Endpoint):
             return self._finish(CloseReason.RESET if exc.errno in PEER_GONE else CloseReason.ERROR, exc)
         return self._finish()
 
+    def _remember_peer(self) -> None:
+        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
+        if self._peer is None:
+            try:
+                self._peer = self._ask(peer_address)
+            except (OSError, MemoryError):
+                pass  # somebody else has closed the fd; the end must not fail for want of a name
+
     def _finish(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> None:
         """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
         if self._state is CLOSED:
             return
+        self._remember_peer()
+        if self._state is CLOSED:
+            return
+        self._state = CLOSED
         if reason is not None:
             self.close_reason, self._exc = reason, exc
         if self._timer is not None:
@@ -573,10 +585,11 @@ class Connection(Deadlines, Endpoint):
         if self._events:
             self._reactor.unregister(self._fd)
             self._events = 0
-        self._peer = self.peer  # asked for in logs, and gone with the socket
-        self._state = CLOSED
         self.closed = True
-        self._sock.close()
+        try:
+            self._sock.close()
+        except OSError:
+            pass  # close(2): whatever it says, the fd is gone
         self._pending.clear()
         self._out = bytearray()
         self._decoder = None
@@ -612,6 +625,18 @@ class Connection(Deadlines, Endpoint):
         self._sock.close()
 
     # --- small parts -------------------------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[socket.socket], Any]) -> Any:
+        """Return what the standard library finds out about the socket; None once closed."""
+        if self.closed:
+            return None
+        try:
+            answer = question(self._sock)
+        except OSError:
+            if not self.closed:
+                raise
+        # The end may have come in between, to another thread's question.
+        return None if self.closed else answer
 
     def _dispatch(self, callback: Callable[..., Any], *args: Any) -> Any:
         """Run a callback of the application; what it sends leaves with one send when it returns."""

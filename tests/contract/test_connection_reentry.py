@@ -1,0 +1,70 @@
+"""What connections promise to code that runs in the middle of them: a collection's destructors, and their own callers.
+
+Until 3.11 an allocation may run a collection at once, from 3.12 on the next bytecode does; either way destructors, and
+whoever asked in ``gc.callbacks``, run inside of whatever was going on.  The tests here have a collection come after 1,
+2, 3, ... allocations, so that each place where it can come is visited, whatever the version.
+"""
+# ruff: noqa: F401, F811 - pytest finds a fixture by its name in the module
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+
+import pytest
+from peers import CloseReason, DataRecorder, FrameRecorder, connection_class, echo, encode, kernel, tcp_pair, world
+
+from evloop import Framing
+
+PLACES = 40  # more tracked objects than any of the operations makes
+LARGE = b"x" * 20_000  # sent by reference
+
+
+@contextlib.contextmanager
+def collection_after(allocations, action):
+    """Run *action* once, in the collection that comes after so many allocations of tracked objects, if it comes."""
+    fired = []
+
+    def collecting(phase, info):
+        if phase == "start" and not fired:
+            fired.append(True)
+            action()
+
+    gc.collect()
+    gc.callbacks.append(collecting)
+    before = gc.get_threshold()
+    gc.set_threshold(allocations)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collecting)
+
+
+@pytest.mark.parametrize("call", ["abort", "close"])
+def test_connection_aborted_by_a_collection_in_its_end_ends_once(world, call):
+    """A session whose destructor aborts: two ends would close an fd twice, somebody else's the second time."""
+    for place in range(1, PLACES):
+        rec = FrameRecorder()
+        conn, peer = world.connect(rec, linger=0)
+        with collection_after(place, conn.abort):
+            getattr(conn, call)()
+        world.turn(2)
+        assert [lost for lost, _ in world.served].count(conn) == 1, place
+        peer.close()
+
+
+def test_connection_whose_fd_somebody_else_has_closed_ends(world):
+    """One os.close() too many anywhere in the program must not leave a connection that cannot end."""
+    rec = FrameRecorder()
+    conn, peer = world.connect(rec)
+    world.turn()
+    os.close(conn.fileno())
+    conn.send(b"x")
+    assert conn.close_reason is CloseReason.ERROR
+    world.turn(2)
+    assert (rec.log, conn.peer, world.errors) == (["made", "lost"], None, [])
+
+
