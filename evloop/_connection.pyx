@@ -490,22 +490,25 @@ cdef class Connection(Endpoint):
         return 0
 
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1:
+        # A reference of our own: the decoder allocates, which may run a collection, and a destructor may abort this
+        # connection, which lets go of its decoder.
+        cdef FrameDecoder decoder = self._decoder
         cdef list items
         cdef int64_t start
         if self._pending is None:
             self._undelivered = 0
-        if self._decoder is None:
+        if decoder is None:
             items = [(<const char*>data)[:size]]
             self._undelivered += size
         else:
-            start = self._decoder._position
+            start = decoder._position
             try:
-                items = self._decoder.feed_pointer(data, size, None, ALL)
+                items = decoder.feed_pointer(data, size, None, ALL)
             except (FramingError, MemoryError) as exc:
                 # Nothing that was accepted is lost: the frames before the fault are delivered first.
                 items = list(getattr(exc, "frames", ()))
                 self._fault = exc
-            self._undelivered += self._decoder._position - start
+            self._undelivered += decoder._position - start
             if self._bounds.frame_timeout:
                 self._time_frame()
         return self._add_pending(items)

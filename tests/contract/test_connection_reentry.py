@@ -68,3 +68,20 @@ def test_connection_whose_fd_somebody_else_has_closed_ends(world):
     assert (rec.log, conn.peer, world.errors) == (["made", "lost"], None, [])
 
 
+def test_connection_aborted_by_a_collection_while_frames_are_cut_delivers_nothing(world):
+    """The decoder that is at work must outlive the connection's end."""
+    framing = Framing(4, deliver="pair")  # whose items are tracked objects
+    for place in range(1, PLACES):
+        rec = FrameRecorder()
+        conn, peer = world.connect(rec, framing=framing)
+        world.turn()
+        peer.write(encode(*[b"frame"] * 100, framing=framing) + b"\0\0\1\0cut")
+        with collection_after(place, conn.abort):
+            world.reactor.call_soon(world.reactor.stop)
+            world.reactor.run_forever()
+        world.turn(2)
+        assert world.errors == []
+        assert (rec.frames in ([], [(b"\0\0\0\5", b"frame")] * 100), rec.log[-1]) == (True, "lost"), place
+        peer.close()
+
+
