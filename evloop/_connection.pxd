@@ -101,6 +101,7 @@ cdef class Connection(Endpoint):
     cdef int _deliver_pending(self) except -1
     cdef int _peer_closed(self) except -1
     cdef bint _may_put(self) except -1
+    cdef int _prepare_chunks(self) except -1
     cdef int _append(self, bytes payload) except -1
     cdef int _append_chunk(self, bytes chunk) except -1
     cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL

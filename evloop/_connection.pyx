@@ -295,6 +295,8 @@ cdef class Connection(Endpoint):
         cdef bytes frame
         if type(payload) is not bytes or codec is None or before is not b"" or after is not b"":
             frame = self._encode(payload, before, after)
+            if PyBytes_GET_SIZE(frame) >= REFERENCED:
+                self._prepare_chunks()
             if not self._may_put():
                 return
             self._append_chunk(frame)
@@ -302,6 +304,8 @@ cdef class Connection(Endpoint):
             size = PyBytes_GET_SIZE(payload)
             if size > codec.limit or <int64_t>size + codec.delta < 0:
                 codec.check_payload(size)  # raises
+            if size >= REFERENCED:
+                self._prepare_chunks()
             if not self._may_put():
                 return
             # The common case in one piece: another small answer to the same read.  What _append does, and no more.
@@ -322,27 +326,35 @@ cdef class Connection(Endpoint):
     def send_many(self, payloads):
         """Send an iterable of payloads, one frame each, as :meth:`send`; one at fault and nothing was sent."""
         cdef list items = payloads if type(payloads) is list else list(payloads)
-        cdef Py_ssize_t index, count = PyList_GET_SIZE(items), total
+        cdef bytes frames
+        cdef Py_ssize_t index, total
+        cdef bint one_by_one
         total = -1 if self._codec is None else _plain_size(self._codec, items)
+        one_by_one = total > GATHER_ROOM or (total >= REFERENCED and _has_large(items))
+        if (one_by_one or total < 0) and items is payloads:
+            # What allocates or encodes may run any code, and that may change the caller's list: so ours, and from here
+            # on what ours says.
+            items = list(payloads)
+            if one_by_one:
+                total = _plain_size(self._codec, items)
         if total < 0:
-            if type(payloads) is list:
-                items = list(payloads)  # encoding may run code that changes the caller's
             frames = b"".join(items) if self.framing is None else self.framing.encode_many(items)
+            if PyBytes_GET_SIZE(frames) >= REFERENCED:
+                self._prepare_chunks()
             if not self._may_put():
                 return
             self._append_chunk(frames)
         else:
+            if one_by_one:
+                self._prepare_chunks()
             if not self._may_put():
                 return
-            if total == 0:
-                pass  # no frames: nothing is reserved, neither the gather nor a tail
-            elif total <= GATHER_ROOM and (total < REFERENCED or not _has_large(items)):
-                _write_frames(self._codec, items, self._reserve(total))
-            else:
-                items = list(items)  # a large one allocates, which may run a collection, and that any code at all
-                for index in range(count):
+            if one_by_one:
+                for index in range(PyList_GET_SIZE(items)):
                     self._append(<bytes>PyList_GET_ITEM(<PyObject*>items, index))
-        self._frames_sent += count
+            elif total:  # of no frames: nothing is reserved, neither the gather nor a tail
+                _write_frames(self._codec, items, self._reserve(total))
+        self._frames_sent += PyList_GET_SIZE(items)
         self._flush_unless_corked()
         if self._output() > self._alarm:
             self._output_high()
@@ -742,6 +754,18 @@ cdef class Connection(Endpoint):
             raise RuntimeError("send() after write_eof()")
         return self._state == OPEN and self._broken is None
 
+    cdef int _prepare_chunks(self) except -1:
+        """Have the list that chunks are appended to; before _may_put, which is then the last word.
+
+        To make one may run a collection, and that any code: close() between a header and its payload, for example.
+        """
+        cdef list chunks
+        if self._chunks is None:
+            chunks = []
+            if self._chunks is None:
+                self._chunks, self._first, self._offset = chunks, 0, 0
+        return 0
+
     cdef int _append(self, bytes payload) except -1:
         """Add the frame of a payload whose size was checked, with a header that is the length field alone."""
         cdef Codec codec = self._codec
@@ -753,7 +777,11 @@ cdef class Connection(Endpoint):
         if copied:
             memcpy(out + head, PyBytes_AS_STRING(payload), size)
             return 0
-        return self._append_chunk(payload)
+        try:
+            return self._append_chunk(payload)
+        except MemoryError as exc:
+            self._end(CloseReason.ERROR, exc)  # its header is accepted: without it the stream is torn
+            raise
 
     cdef int _append_chunk(self, bytes chunk) except -1:
         """Add bytes as they are: a copy if there are few, else a reference."""
@@ -765,8 +793,6 @@ cdef class Connection(Endpoint):
         if self.core.gather_owner is <void*>self:
             self._spill()
         self._tail_to_chunk()
-        if self._chunks is None:
-            self._chunks, self._first, self._offset = [], 0, 0
         self._chunks.append(chunk)
         self._waiting += size
         return 0
@@ -822,10 +848,7 @@ cdef class Connection(Endpoint):
         """Put the tail behind the chunks, so that another chunk can follow."""
         cdef Py_ssize_t size = self._tail_end - self._tail_start
         if size:
-            chunk = (<const char*>self._tail + self._tail_start)[:size]
-            if self._chunks is None:
-                self._chunks, self._first, self._offset = [], 0, 0
-            self._chunks.append(chunk)
+            self._chunks.append((<const char*>self._tail + self._tail_start)[:size])
             self._tail_start = self._tail_end = 0
         return 0
 

@@ -85,3 +85,42 @@ def test_connection_aborted_by_a_collection_while_frames_are_cut_delivers_nothin
         peer.close()
 
 
+@pytest.mark.parametrize("framing", [Framing.U32, None], ids=["framed", "unframed"])
+@pytest.mark.parametrize("payload", [LARGE, bytearray(LARGE)], ids=["bytes", "bytearray"])
+@pytest.mark.parametrize("call", ["close", "abort"])
+def test_connection_ended_by_a_collection_in_send_sends_the_whole_frame_or_nothing(world, framing, payload, call):
+    """A header without its payload is a torn stream."""
+    whole = payload if framing is None else encode(payload)
+    for place in range(1, PLACES):
+        conn, peer = world.connect(DataRecorder() if framing is None else FrameRecorder(), framing=framing)
+        peer.reading = True
+        world.turn()
+        with collection_after(place, getattr(conn, call)):
+            conn.send(payload)
+        world.turn(2)
+        assert bytes(peer.received) in (b"", bytes(whole)), place
+        conn.abort()
+        assert conn.stats.output == 0
+        peer.close()
+
+
+@pytest.mark.parametrize("then", [[], ["no bytes"] * 3, [b"y"], [bytearray(b"z")] * 60], ids=str)
+def test_connection_list_changed_by_a_collection_in_send_many_is_sent_as_it_was_or_is(world, then):
+    """The list is the caller's, and a destructor may know it: its items must not be borrowed across an allocation."""
+    batch = [LARGE] + [b"y"] * 50
+    allowed = [encode(*payloads) for payloads in (batch, then) if "no bytes" not in payloads]
+    for place in range(1, PLACES):
+        conn, peer = world.connect(FrameRecorder(), reading=True, linger=0)
+        world.turn()
+        payloads = batch[:]
+
+        def change(payloads=payloads):
+            payloads[:] = then
+
+        with contextlib.suppress(TypeError), collection_after(place, change):
+            conn.send_many(payloads)
+        conn.close()
+        world.turn(2)
+        assert bytes(peer.received) in (allowed if "no bytes" not in then else [*allowed, b""]), place
+
+
