@@ -507,6 +507,8 @@ cdef class Connection(Endpoint):
         cdef FrameDecoder decoder = self._decoder
         cdef list items
         cdef int64_t start
+        if self._state != OPEN:  # ended by what ran meanwhile
+            return 0
         if self._pending is None:
             self._undelivered = 0
         if decoder is None:
@@ -660,6 +662,8 @@ cdef class Connection(Endpoint):
         """What _run_pending does when a read was just one frame, which is what it is when peers wait for answers."""
         cdef Core core = self.core
         cdef bint outer = core.dispatching, corked = self._corked
+        if self._state != OPEN:
+            return 0
         core.dispatching = self._corked = True
         self._frames_received += 1
         try:
