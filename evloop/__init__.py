@@ -23,6 +23,7 @@ from evloop.errors import (
     FrameTooLarge,
     FramingError,
     SinkError,
+    TlsError,
     TruncatedFrame,
     UnexpectedFrame,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "FrameTooLarge",
     "FramingError",
     "SinkError",
+    "TlsError",
     "TruncatedFrame",
     "UnexpectedFrame",
     "__version__",

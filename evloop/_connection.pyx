@@ -435,6 +435,11 @@ cdef class Connection(Endpoint):
         sent = (self._frames_sent, self._bytes_sent, self._output())
         return ConnectionStats(self._frames_received, self._bytes_received, *sent, self._input(), paused)
 
+    @property
+    def tls(self):
+        """What TLS has agreed on, :class:`evloop.tls.TlsInfo`; None without TLS."""
+        return None
+
     def fileno(self):
         """Return the socket's fd, or -1 once closed.  Any thread."""
         return self._sock

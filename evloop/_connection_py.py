@@ -22,7 +22,7 @@ from collections.abc import Callable
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from sys import maxsize
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evloop._connection_deadlines import SLOTS, Deadlines
 from evloop._connection_shared import (
@@ -42,7 +42,7 @@ from evloop._connection_shared import (
     reset_on_close,
 )
 from evloop.addresses import Address
-from evloop.errors import CloseReason, FramingError, TruncatedFrame
+from evloop.errors import CloseReason, FramingError, TlsError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import FunctionProtocol, Protocol
@@ -57,6 +57,9 @@ from evloop.sockets import (
     socket_of,
 )
 from evloop.sockets import accept as accept_from
+
+if TYPE_CHECKING:
+    from evloop.tls import TlsInfo
 
 IMPLEMENTATION = "python"
 
@@ -99,6 +102,8 @@ class Connection(Deadlines, Endpoint):
         "_frames_received", "_bytes_received", "_frames_sent", "_bytes_sent",
     )  # fmt: skip
 
+    tls: TlsInfo | None = None  # what TLS has agreed on
+
     def __init__(
         self,
         reactor: Core,
@@ -129,7 +134,7 @@ class Connection(Deadlines, Endpoint):
         self._exc: BaseException | None = None
         self._pending: deque[Any] = deque()
         self._undelivered = 0  # bytes of the frames that the last read made whole
-        self._fault: FramingError | MemoryError | None = None
+        self._fault: FramingError | MemoryError | TlsError | None = None
         self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
             False
         )
@@ -298,6 +303,7 @@ class Connection(Deadlines, Endpoint):
         return self._run_pending()
 
     def _decode(self, data: memoryview) -> None:
+        """Turn what was read into pending frames, or into the fault that follows them; with TLS below, overridden."""
         if not self._pending:
             self._undelivered = 0
         if self._decoder is None:
@@ -451,7 +457,7 @@ class Connection(Deadlines, Endpoint):
                 return self._keep_water_marks()
             try:
                 with memoryview(out) as view:
-                    sent = self._sock.send(view[:room])
+                    sent = self._write(view[:room])
             except OSError as exc:
                 if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
                     self._write_failed(exc)
@@ -485,6 +491,10 @@ class Connection(Deadlines, Endpoint):
             return self.abort_for(CloseReason.SLOW_CONSUMER, output_too_large(left, limits.max_output))
         self._soft_since, self._alarm = self._reactor.time(), limits.max_output or maxsize
         return self._watch(self._soft_since + limits.soft_output_timeout)
+
+    def _write(self, data: memoryview) -> int:
+        """Hand the front of the output, the one way out, to the kernel; return what is done.  With TLS, overridden."""
+        return self._sock.send(data)
 
     def _keep_water_marks(self) -> None:
         if self._state is not OPEN or self._broken is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
-from evloop.errors import CloseReason, FrameTooLarge, FramingError
+from evloop.errors import CloseReason, FrameTooLarge, FramingError, TlsError
 from evloop.limits import Limits
 
 # Frames that one connection may have delivered in a turn.  A read of 256 KiB can hold 65,536 empty ones; at a
@@ -102,10 +102,12 @@ def as_they_are(payload: Any, before: bytes = b"", after: bytes = b"") -> bytes:
     return payload if type(payload) is bytes else bytes_view(payload, "payload").tobytes()
 
 
-def reason_of(fault: FramingError | MemoryError) -> CloseReason:
-    """Return the close reason of what a decoder raised."""
+def reason_of(fault: FramingError | MemoryError | TlsError) -> CloseReason:
+    """Return the close reason of what a decoder, or TLS below it, raised."""
     if isinstance(fault, MemoryError):
         return CloseReason.ERROR
+    if isinstance(fault, TlsError):
+        return CloseReason.TLS
     return CloseReason.FRAME_TOO_LARGE if isinstance(fault, FrameTooLarge) else CloseReason.PROTOCOL
 
 
@@ -148,6 +150,16 @@ def output_alarm(limits: Limits) -> int:
 def is_timed(limits: Limits) -> bool:
     """Tell whether an open connection needs the time of what happens on it."""
     return bool(limits.idle_timeout or limits.first_frame_timeout or limits.frame_timeout)
+
+
+def handshake_cut() -> TlsError:
+    """Return the error of a peer that ends its stream before TLS is established."""
+    return TlsError("the peer closed the connection inside the TLS handshake; does it speak TLS on this port?")
+
+
+def no_close_notify() -> TlsError:
+    """Return the error of a stream that may be complete or not."""
+    return TlsError("the stream ended without TLS's close_notify: the peer skips it, or the connection was cut")
 
 
 def describe(state: str, reason: CloseReason | None, peer: object, output: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from selectors import EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
+from evloop._connection_shared import handshake_cut, no_close_notify
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.connection import Connection
 from evloop.errors import ConnectionClosed, UnexpectedFrame
@@ -24,7 +25,12 @@ from evloop.server import framing_within, log_close
 from evloop.sockets import finish_connect, peer_address, resolve, resolve_numeric, set_tcp_options, start_connect
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from typing_extensions import Self
+
+    from evloop._tls_stream import TlsStream
+    from evloop.tls import TlsInfo
 
 # Bytes that a blocking client asks the kernel for at a time: one full default receive buffer of a TCP socket.
 RECV_SIZE = 128 * 1024
@@ -42,6 +48,8 @@ def connect(
     framing: Framing | None = Framing.U32,
     limits: Limits | None = None,
     protocol_factory: Callable[[], Protocol] | None = None,
+    ssl: SSLContext | None = None,
+    server_hostname: str | None = None,
     failed: Callable[[OSError], object] | None = None,
 ) -> Connector:
     """Connect without blocking, and give the connection its protocol; return at once.
@@ -50,9 +58,14 @@ def connect(
 
     Args:
         handler, protocol_factory, framing, limits: as for :class:`Server`.
-        timeout: seconds for everything, DNS included (float > 0); None: as long as the kernel tries.
-        failed: called once with the OSError (TimeoutError after *timeout*) if no address could be reached; without it
-            the failure is logged.  The protocol is not made in that case.
+        timeout: seconds for everything, DNS and TLS included (float > 0); None: as long as the kernel tries, and then
+            ``limits.handshake_timeout`` for TLS.
+        ssl: an `ssl.SSLContext` for TLS, such as :func:`evloop.tls.client_context` or `ssl.create_default_context`
+            makes; None: no TLS.
+        server_hostname: the name to ask for and to find in the certificate; None: the host of *address*.
+        failed: called once with the OSError (TimeoutError after *timeout*, TlsError) if no address could be reached or
+            TLS failed there; without it the failure is logged.  The protocol then hears nothing; without TLS it is not
+            even made.
 
     Returns:
         A :class:`Connector`, whose ``connection`` is there once ``connection_made`` has been called.
@@ -67,22 +80,42 @@ def connect(
     framing, limits = framing_within(framing, limits)
     factory = protocol_factory_of(handler, protocol_factory)
 
-    def established(sock: socket.socket) -> Connection:
-        # Asked now: a peer that has closed first has no address any more when the log wants it.
-        peer = peer_address(sock)
-        set_tcp_options(sock, limits)
-        return Connection(
-            reactor,
-            sock,
-            factory(),
-            framing=framing,
-            limits=limits,
-            peer=peer,
-            on_lost=log_close,
-            throttle=False,  # a client's output is questions; not to read the answers meanwhile would block both sides
-        )
+    address = parse_address(address)
+    new_connection: Callable[..., Connection] = Connection
+    if ssl is not None:
+        new_connection = _tls_connection(ssl, _name_of(address, server_hostname))
+    elif server_hostname is not None:
+        raise ValueError(_NAME_WITHOUT_TLS)
 
-    return Connector(reactor, parse_address(address), established, timeout, failed)
+    def established(sock: socket.socket, **callbacks: Any) -> Connection:
+        # The peer is asked for now: one that has closed first has no address any more when the log wants it.
+        set_tcp_options(sock, limits)
+        # A client's output is questions; not to read the answers meanwhile would block both sides: no throttle.
+        options = {"framing": framing, "limits": limits, "peer": peer_address(sock), "throttle": False}
+        return new_connection(reactor, sock, factory(), **options, **callbacks)
+
+    return Connector(reactor, address, established, timeout, failed, handshakes=ssl is not None)
+
+
+_NAME_WITHOUT_TLS = "server_hostname is the name in a certificate, and without ssl there is none"
+
+
+def _name_of(address: Address, server_hostname: str | None) -> str | None:
+    """Return the name by which a server at *address* has to identify itself."""
+    return server_hostname if server_hostname is not None else address.for_client().host or None
+
+
+def _tls_connection(ssl: SSLContext, server_hostname: str | None) -> Callable[..., Connection]:
+    from evloop._connection_tls import client_connection  # here, since it brings OpenSSL in
+
+    return client_connection(ssl, server_hostname)
+
+
+def _tls_stream(ssl: SSLContext, server_hostname: str | None) -> TlsStream:
+    from evloop._tls_stream import TlsStream, check_context
+
+    checked = check_context(ssl, server_side=False, server_hostname=server_hostname)
+    return TlsStream(checked, server_side=False, server_hostname=server_hostname)
 
 
 class Connector(Endpoint):
@@ -99,6 +132,8 @@ class Connector(Endpoint):
         "exception",
         "_established",
         "_failed_callback",
+        "_handshake",
+        "_handshakes",
         "_sock",
         "_targets",
         "_timer",
@@ -108,9 +143,11 @@ class Connector(Endpoint):
         self,
         reactor: Core,
         address: Address,
-        established: Callable[[socket.socket], Connection],
+        established: Callable[..., Connection],
         timeout: float | None,
         failed: Callable[[OSError], object] | None,
+        *,
+        handshakes: bool,
     ) -> None:
         super().__init__(reactor)
         self.address = address
@@ -118,6 +155,8 @@ class Connector(Endpoint):
         self.exception: OSError | None = None
         self._established = established
         self._failed_callback = failed
+        self._handshakes = handshakes
+        self._handshake: Connection | None = None  # the connection while it has no TLS yet
         self._sock: socket.socket | None = None
         self._targets: deque[Any] = deque()
         self._timer: TimerHandle | None = None
@@ -193,13 +232,36 @@ class Connector(Endpoint):
     def _connected(self, sock: socket.socket) -> None:
         self._sock = None  # the connection's from here on
         self.exception = None
-        self._end()
+        callbacks: dict[str, Any] = {"on_lost": log_close}
+        if self._handshakes:
+            callbacks = {"on_lost": self._lost, "on_made": self._made}
+        else:
+            self._end()
         try:
-            self.connection = self._established(sock)
+            conn = self._established(sock, **callbacks)
         except BaseException:
+            self._end()
             sock.close()
             raise
-        self.connection.start()
+        if self._handshakes:
+            self._handshake = conn
+        else:
+            self.connection = conn
+        conn.start()
+
+    def _made(self, conn: Connection) -> None:
+        """TLS is established."""
+        self._handshake = None
+        self._end()
+        self.connection = conn
+
+    def _lost(self, conn: Connection, exc: BaseException | None) -> None:
+        """A connection with TLS is gone, perhaps before it had any."""
+        if conn is self.connection:
+            log_close(conn, exc)
+        elif conn is self._handshake:
+            self._handshake = None
+            self._fail(exc if isinstance(exc, OSError) else OSError(f"no TLS with {self.address}: {exc}"))
 
     def _timed_out(self, timeout: float) -> None:
         self._fail(TimeoutError(f"no connection to {self.address} within {timeout:g} s"))
@@ -219,6 +281,9 @@ class Connector(Endpoint):
             self._timer.cancel()
         self._targets.clear()
         self._drop()
+        if self._handshake is not None:
+            conn, self._handshake = self._handshake, None
+            conn.abort()
 
     def _drop(self) -> None:
         if self._sock is not None:
@@ -242,9 +307,10 @@ class BlockingClient:
         framing: the wire format; None: bytes as they come.
         timeout: seconds for connecting, and for each call that gives none (float > 0); None: wait for ever.
         max_frame: payload bound in bytes, in both directions; None: the framing's.
+        ssl, server_hostname: for TLS, as :func:`connect`.
 
     Raises:
-        OSError: cannot connect (TimeoutError: not in time).
+        OSError: cannot connect (TimeoutError: not in time; TlsError: TLS failed).
         AddressError, TypeError, ValueError: an argument is wrong.
 
     A context manager.  Not thread-safe.  Owns: the socket.
@@ -257,6 +323,8 @@ class BlockingClient:
         framing: Framing | None = Framing.U32,
         timeout: float | None = None,
         max_frame: int | None = None,
+        ssl: SSLContext | None = None,
+        server_hostname: str | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.timeout = timeout
@@ -265,7 +333,42 @@ class BlockingClient:
         self._frames: deque[Any] = deque()
         self._fault: BaseException | None = None
         self._eof = False
-        self._sock = self._connect(_Deadline(timeout))
+        self._tls: TlsStream | None = None
+        self._ended = False  # our close_notify is sealed
+        if ssl is not None:
+            self._tls = _tls_stream(ssl, _name_of(self.address, server_hostname))
+        elif server_hostname is not None:
+            raise ValueError(_NAME_WITHOUT_TLS)
+        deadline = _Deadline(timeout)
+        self._sock = self._connect(deadline)
+        if self._tls is not None:
+            try:
+                self._shake_hands(self._tls, deadline)
+            except BaseException:
+                self._sock.close()
+                raise
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What TLS has agreed on; None without TLS."""
+        return None if self._tls is None else self._tls.info
+
+    def _shake_hands(self, tls: TlsStream, deadline: _Deadline) -> None:
+        data = b""
+        while True:
+            try:
+                for payload in tls.feed(data):
+                    self._received(payload)
+            finally:
+                if tls.pending:  # an alert tells the server why
+                    self._sock.settimeout(deadline.left())
+                    self._sock.sendall(tls.take())
+            if tls.established:
+                return
+            self._sock.settimeout(deadline.left())
+            data = self._sock.recv(RECV_SIZE)
+            if not data:
+                raise handshake_cut()
 
     def _connect(self, deadline: _Deadline) -> socket.socket:
         error: OSError | None = None
@@ -300,7 +403,7 @@ class BlockingClient:
 
     def _send(self, data: Any, timeout: float | None) -> None:
         self._sock.settimeout(_Deadline(self.timeout if timeout is None else timeout).left())
-        self._sock.sendall(data)
+        self._sock.sendall(data if self._tls is None else self._tls.seal(data))
 
     def recv(self, *, timeout: float | None = None) -> Any:
         """Return the next frame (without framing: the next bytes); wait for it.
@@ -321,10 +424,23 @@ class BlockingClient:
                 raise ConnectionClosed(f"{self.address} has closed the connection")
             self._sock.settimeout(deadline.left())
             try:
-                self._received(self._sock.recv(RECV_SIZE))
+                data = self._sock.recv(RECV_SIZE)
+                if self._tls is None:
+                    self._received(data)
+                else:
+                    self._open(self._tls, data)
             except ConnectionError as exc:
                 self._fault = exc  # the kernel says it once, and from then on that the stream has ended
         return self._frames.popleft()
+
+    def _open(self, tls: TlsStream, data: bytes) -> None:
+        """Take the payload of *data*, records; raises TlsError, once what came before the fault has been taken."""
+        if not data and not tls.peer_closed:
+            raise no_close_notify()
+        for payload in tls.feed(data):
+            self._received(payload)
+        if tls.peer_closed:
+            self._received(b"")
 
     def _received(self, data: bytes) -> None:
         try:
@@ -353,6 +469,11 @@ class BlockingClient:
 
     def write_eof(self) -> None:
         """Close the sending side: the peer sees the end of the stream; receiving goes on."""
+        if self._tls is not None and not self._ended:
+            self._ended = True
+            self._tls.close_notify()
+            self._sock.settimeout(_Deadline(self.timeout).left())
+            self._sock.sendall(self._tls.take())
         self._sock.shutdown(socket.SHUT_WR)
 
     def __iter__(self) -> Iterator[Any]:
@@ -369,6 +490,14 @@ class BlockingClient:
 
     def close(self) -> None:
         """Close the connection.  Idempotent."""
+        if self._tls is not None and not self._ended:
+            self._ended = True
+            self._tls.close_notify()
+            try:
+                self._sock.settimeout(0)
+                self._sock.send(self._tls.take())
+            except OSError:
+                pass  # the peer is gone, or takes nothing: it sees a stream that was cut, and so it was
         self._sock.close()
 
     def __enter__(self) -> Self:

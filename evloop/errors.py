@@ -11,6 +11,7 @@
     │   └── SinkError                      the application's sink refused the bytes of a spilled frame
     ├── AddressError (ValueError)          an address that cannot be parsed
     ├── ConnectionClosed (ConnectionError) a blocking client's peer has closed
+    ├── TlsError (ConnectionError)         TLS failed: the handshake, a record, or an end without close_notify
     └── UnexpectedFrame                    a blocking client waited for one message and got another
 
 Misuse of an object (feeding a decoder from inside its own sink, closing a running reactor) is RuntimeError, a wrong
@@ -41,6 +42,11 @@ def looks_like(header: bytes) -> str | None:
         if text.startswith(tuple(prefixes)):
             return name
     return None
+
+
+def name_of_protocol(guess: str) -> str:
+    """Return what :func:`looks_like` guessed, with its article: ``"an HTTP request"``."""
+    return _LOOKS_LIKE_TEXT[guess]
 
 
 class EvloopError(Exception):
@@ -88,7 +94,7 @@ class FramingError(EvloopError, ValueError):
         if self.header:
             where += f"; header {self.header.hex(' ')}"
         if self.looks_like:
-            where += f" looks like {_LOOKS_LIKE_TEXT[self.looks_like]}"
+            where += f" looks like {name_of_protocol(self.looks_like)}"
         return where
 
     def again(self) -> FramingError:
@@ -163,6 +169,18 @@ class ConnectionClosed(EvloopError, ConnectionError):
     """The peer closed the stream at a frame boundary while a blocking client waited for a frame."""
 
 
+class TlsError(EvloopError, ConnectionError):
+    """TLS failed; the text is one line with the cause and, where there is one, the remedy.
+
+    Attributes:
+        reason: OpenSSL's name of it (str), such as ``"CERTIFICATE_VERIFY_FAILED"``; None if it has none.
+    """
+
+    def __init__(self, text: str, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class UnexpectedFrame(EvloopError):
     """A blocking client expected one message (*expected*, bytes) and received another (*got*, bytes)."""
 
@@ -186,9 +204,11 @@ class CloseReason(enum.Enum):
     ABORTED = "aborted"  # abort() was called here; the peer saw a reset
     PEER = "peer"  # the peer closed its side at a frame boundary
     RESET = "reset"  # the peer, or the network, reset the connection
-    TRUNCATED = "truncated"  # the peer's stream ended inside a frame
+    TRUNCATED = "truncated"  # the peer's stream ended inside a frame, or without TLS's close_notify
     PROTOCOL = "protocol"  # the peer broke the wire format: BadLength, BadMagic
     FRAME_TOO_LARGE = "frame_too_large"  # the peer announced a frame above max_frame
+    HANDSHAKE = "handshake"  # TLS was not established, in time or at all; the protocol never heard of the connection
+    TLS = "tls"  # the peer broke TLS, or ended it with an alert
     IDLE = "idle"  # no byte moved for idle_timeout
     FIRST_FRAME_TIMEOUT = "first_frame_timeout"  # the peer did not send its first frame in time
     FRAME_TIMEOUT = "frame_timeout"  # the peer began a frame and did not finish it in time

@@ -45,6 +45,7 @@ class Limits:
         user_timeout: seconds after which the kernel resets a TCP connection of which it has sent something that is not
             acknowledged, or cannot send because the peer's window is closed (float >= 0, at most 2147483).  Keepalive
             alone does not find a dead peer while there is output under way.  TCP_USER_TIMEOUT.
+        handshake_timeout: seconds from the accept, or from the connect, in which TLS must be established (float >= 0).
         flush_timeout: seconds that a closing connection waits while the peer takes nothing of the rest of its output
             (float > 0); a peer that takes some is waited for.
         linger: seconds that closing then waits for the peer's end of the stream, discarding what still comes
@@ -82,6 +83,8 @@ class Limits:
     keepalive_interval: int = 15
     keepalive_count: int = 4
     user_timeout: float = 0.0
+    # Two round trips and several retransmissions; a client that is slower than that is not about to send much.
+    handshake_timeout: float = 10.0
     # Several retransmissions on a poor line; a peer that is alive acknowledges something in that time.
     flush_timeout: float = 5.0
     # Long enough for a round trip and a retransmission, short enough that peers which never close cost little.
@@ -138,6 +141,7 @@ _SECONDS = (
     "write_timeout",
     "user_timeout",
     "idle_timeout",
+    "handshake_timeout",
     "first_frame_timeout",
     "frame_timeout",
     "flush_timeout",

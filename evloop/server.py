@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from selectors import EVENT_READ
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
@@ -40,6 +40,9 @@ from evloop.sockets import (
     somaxconn,
     unlink_unix,
 )
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 logger = logging.getLogger("evloop")
 
@@ -77,8 +80,13 @@ _WARNED = frozenset(
         CloseReason.WRITE_TIMEOUT,
         CloseReason.SLOW_CONSUMER,
         CloseReason.OVERLOAD,
+        CloseReason.HANDSHAKE,
+        CloseReason.TLS,
     }
 )
+
+# How a peer ends a connection that has no TLS yet, as far as that is an error; a mere look at the port is none.
+_HANDSHAKE_ERRORS = frozenset({CloseReason.HANDSHAKE, CloseReason.RESET, CloseReason.ERROR})
 
 
 class Server:
@@ -96,10 +104,11 @@ class Server:
         sockets: listening sockets (``socket.socket``) to accept on, instead of binding *address*, which is not looked
             at then; once this has returned they are the server's to close.  Whoever gave them may share them: a UNIX
             path is not removed at the end, and what is queued on them then is left for the next who accepts.
+        ssl: an `ssl.SSLContext` for TLS, such as :func:`evloop.tls.server_context` makes; None: no TLS.
 
     Raises:
         TypeError, ValueError: an argument is wrong; max_frame exceeds what the framing can announce; one of *sockets*
-            does not listen (:func:`evloop.sockets.adopt_listeners`).
+            does not listen (:func:`evloop.sockets.adopt_listeners`); the ssl context has no certificate.
 
     States: new, listening, closing (no listener, connections finish), closed.
     Owns: its listeners and connections.  Does not own: the reactor.
@@ -117,12 +126,19 @@ class Server:
         reuse_port: bool = False,
         unix_mode: int = 0o600,
         sockets: Iterable[socket.socket] | None = None,
+        ssl: SSLContext | None = None,
     ) -> None:
         self.reactor = reactor
         self.framing, self.limits = framing_within(framing, limits)
         self.connections: set[Connection] = set()
         self._budget = Budget(self.limits.max_buffered, self._overloaded) if self.limits.max_buffered else None
         self._factory = protocol_factory_of(handler, protocol_factory)
+        self._new_connection: Callable[..., Connection] = Connection
+        self._tls = ssl is not None
+        if ssl is not None:
+            from evloop._connection_tls import server_connection  # here, since it brings OpenSSL in
+
+            self._new_connection = server_connection(ssl)
         self._given = [] if sockets is None else adopt_listeners(sockets)  # until start()
         self._shared = sockets is not None
         self._wanted = local_address(self._given[0]) if self._given else parse_address(address)
@@ -231,7 +247,8 @@ class Server:
           process or the machine is out of something.
         - ever: ``accepted``; ``refused``, and of those ``refused_max_connections``, ``refused_per_address``,
           ``refused_protocol`` (the factory failed), ``refused_no_descriptor``; ``accept_errors``, and of those
-          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``closed_<reason>`` for each
+          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``handshake_errors``, peers that
+          did not get to TLS; ``closed_<reason>`` for each
           :class:`CloseReason` that occurred, and of those ``slow_consumers``, who did not take their output, and
           ``overloaded``, who held most when all held too much; ``received_bytes``, ``sent_bytes``,
           ``frames_received``, ``frames_sent``.
@@ -284,7 +301,7 @@ class Server:
             sock.close()
             raise
         self.counters["accepted"] += 1
-        conn = Connection(
+        conn = self._new_connection(
             self.reactor,
             sock,
             protocol,
@@ -316,6 +333,8 @@ class Server:
         self._ended = (a + stats[0], b + stats[1], c + stats[2], d + stats[3])
         assert conn.close_reason is not None
         self.counters[f"closed_{conn.close_reason.value}"] += 1
+        if self._tls and conn.tls is None and conn.close_reason in _HANDSHAKE_ERRORS:
+            self.counters["handshake_errors"] += 1
         log_close(conn, exc, self._warnings)
         self._check_stopped()
 
@@ -462,6 +481,7 @@ def serve(
     reuse_port: bool = False,
     unix_mode: int = 0o600,
     sockets: Iterable[socket.socket] | None = None,
+    ssl: SSLContext | None = None,
     ready: Callable[[Server], object] | None = None,
     stopping: Callable[[Server], object] | None = None,
 ) -> None:
@@ -477,8 +497,7 @@ def serve(
         stopping: called with it when a signal has ended that.
         The others: as :class:`Server`.
     Raises:
-        OSError: the address cannot be had.
-        TypeError, ValueError: as :class:`Server`.
+        OSError: the address cannot be had.  TypeError, ValueError: as :class:`Server`.
     """
     raise_fd_limit()
     with Reactor() as reactor:
@@ -492,6 +511,7 @@ def serve(
             reuse_port=reuse_port,
             unix_mode=unix_mode,
             sockets=sockets,
+            ssl=ssl,
         )
         server.start()
         try:
