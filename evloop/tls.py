@@ -97,7 +97,8 @@ def _load_certificate(context: ssl.SSLContext, certificate: str, key: str | None
         if exc.reason == "KEY_VALUES_MISMATCH":
             text = f"the key in {key or certificate} does not belong to the first certificate in {certificate}"
         else:
-            text = f"{certificate} and {key or 'no key file'} hold no certificate with its key, in PEM: {_reason(exc)}"
+            where = f"{certificate} and {key} hold" if key else f"{certificate} holds"
+            text = f"{where} no certificate with its key, in PEM: {_reason(exc)}"
         raise ValueError(text) from None
 
 
@@ -116,4 +117,4 @@ def _readable(path: str) -> None:
 
 
 def _reason(exc: ssl.SSLError) -> str:
-    return (exc.reason or "nothing that begins with -----BEGIN").replace("_", " ").lower()
+    return (exc.reason or "no PEM at all").replace("_", " ").lower()

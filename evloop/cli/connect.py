@@ -26,6 +26,7 @@ from evloop.cli.options import (
     verbosity_options,
 )
 from evloop.cli.standard_streams import is_piped
+from evloop.cli.tls import client_context, client_tls_options
 from evloop.sockets import explain_connect_error
 
 # Seconds: several retransmissions on a poor line, and short enough for a script that waits for nothing.
@@ -61,6 +62,7 @@ def _order_of_steps(args: Iterable[str]) -> Iterable[bool]:
         "evloop connect :9000                                     # type; Ctrl-D ends, Ctrl-C leaves",
         "printf 'one\\ntwo\\n' | evloop connect :9000               # two messages, two answers",
         "evloop connect :9000 --send ping --expect ping           # exit code 0, or 5 if it is another answer",
+        "evloop connect example.com:9000 --tls                    # --tls-ca FILE for a CA of your own",
     ),
 )
 @click.argument("address", type=ADDRESS, metavar="ADDR")
@@ -82,10 +84,12 @@ def _order_of_steps(args: Iterable[str]) -> Iterable[bool]:
     help="For connecting, and for each wait for the peer; 0: none.",
 )
 @framing_options
+@client_tls_options
 @verbosity_options
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     address: evloop.Address,
     send: tuple[str, ...],
     expect: tuple[str, ...],
@@ -93,6 +97,7 @@ def command(
     timeout: float,
     framing: str,
     max_frame: int | None,
+    **tls_options: Any,
 ) -> None:
     """Send lines as messages, and show messages as lines.
 
@@ -104,11 +109,12 @@ def command(
     spec = framing_within(framing, max_frame)
     steps = _steps(ctx.meta["evloop.steps"], send, expect)
     _check_sizes(ctx, steps, spec)
+    tls = {"ssl": client_context(**tls_options), "server_hostname": tls_options["tls_name"]}
     reads_input = not no_input and (not steps or is_piped(0))
     if reads_input and os.isatty(0) and settings.verbosity >= 0:
         click.echo(f"connecting to {address.for_client()}: type lines, Ctrl-D ends, Ctrl-C leaves", err=True)
     options: dict[str, Any] = {"steps": steps, "reads_input": reads_input, "terminal": os.isatty(1)}
-    end = _converse(address, spec, timeout or None, options)
+    end = _converse(address, spec, timeout or None, tls, options)
     if end.code == exits.OK:
         return
     if end.message:
@@ -131,7 +137,11 @@ def _check_sizes(ctx: click.Context, steps: Iterable[Step], framing: evloop.Fram
 
 
 def _converse(
-    address: evloop.Address, framing: evloop.Framing | None, timeout: float | None, options: dict[str, Any]
+    address: evloop.Address,
+    framing: evloop.Framing | None,
+    timeout: float | None,
+    tls: dict[str, Any],
+    options: dict[str, Any],
 ) -> End:
     """Connect, hold the conversation, and return how it ended."""
     with evloop.Reactor() as reactor:
@@ -148,15 +158,19 @@ def _converse(
             conversation.finish(End(exits.FAILED, f"{type(exc).__name__}: {exc}", exc))
 
         reactor.set_exception_handler(escaped)
-        connector = evloop.connect(
-            reactor,
-            address,
-            framing=framing,
-            limits=LIMITS,
-            timeout=timeout,
-            protocol_factory=lambda: conversation,
-            failed=failed,
-        )
+        try:
+            connector = evloop.connect(
+                reactor,
+                address,
+                framing=framing,
+                limits=LIMITS,
+                timeout=timeout,
+                protocol_factory=lambda: conversation,
+                failed=failed,
+                **tls,
+            )
+        except ValueError as exc:  # of the name to find in the certificate
+            raise click.UsageError(f"{exc}; see --tls-name", click.get_current_context()) from None
         try:
             reactor.run_forever()
             conversation.output.finish()

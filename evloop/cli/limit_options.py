@@ -44,6 +44,7 @@ _SECTIONS: dict[str, tuple[_Row, ...]] = {
     "Limits: time": (
         # A vanished peer is noticed by little else; five minutes is what people expect of a server they type to.
         _Row("idle_timeout", "5m", DURATION, "Close a connection on which nothing moves for so long."),
+        _Row("handshake_timeout", "10s", DURATION, "TLS, where there is any, has to be established within."),
         _Row("first_frame_timeout", "10s", DURATION, "The first whole message has to come within."),
         _Row("frame_timeout", "30s", DURATION, "A message that has begun has to be whole within."),
         _Row("write_timeout", "30s", DURATION, "Close a peer that takes none of its output for so long."),

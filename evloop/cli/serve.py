@@ -18,7 +18,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,7 +39,11 @@ from evloop.cli.options import (
 )
 from evloop.cli.readiness import PortFile
 from evloop.cli.standard_streams import forget_stdout
+from evloop.cli.tls import server_context, server_tls_options
 from evloop.sockets import explain_bind_error
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 logger = logging.getLogger("evloop")
 
@@ -79,6 +83,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     @framing_options
     @limit_options
     @_port_file_option
+    @server_tls_options
     @verbosity_options
     @click.pass_obj
     def serve(
@@ -88,10 +93,14 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
         framing: str,
         max_frame: int | None,
         port_file: str,
+        tls_cert: str | None,
+        tls_key: str | None,
+        tls_ca: str | None,
         **limits: Any,
     ) -> None:
+        ssl = server_context(tls_cert, tls_key, tls_ca)
         log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
-        _serve(handler, address, framing, max_frame, limits_of(limits), port_file, hints=settings.verbosity >= 0)
+        _serve(handler, address, framing, max_frame, limits_of(limits), ssl, port_file, hints=settings.verbosity >= 0)
 
 
 _ADDR = "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path; port 0 takes a free one."
@@ -103,6 +112,7 @@ _add(
         "evloop serve echo                         # 127.0.0.1:9000",
         "evloop serve echo :0 --idle-timeout 30s   # any free port; read the LISTENING line",
         "evloop serve echo unix:/tmp/echo.sock --framing none",
+        "evloop serve echo :9000 --tls-cert server.pem --tls-key server.key",
     ),
 )
 _add(
@@ -123,6 +133,7 @@ def _serve(
     framing_name: str,
     max_frame: int | None,
     limits: evloop.Limits,
+    ssl: SSLContext | None,
     port_file: str,
     *,
     hints: bool,
@@ -136,7 +147,7 @@ def _serve(
         nonlocal listening
         listening = True
         file.write(server.addresses)
-        _announce(server, framing_name, hints=hints)
+        _announce(server, framing_name, ssl, hints=hints)
         manager.ready(server.reactor)
 
     with contextlib.ExitStack() as stack:
@@ -150,6 +161,7 @@ def _serve(
                 framing=framing,
                 limits=limits,
                 sockets=inherited or None,
+                ssl=ssl,
                 ready=ready,
                 stopping=lambda server: manager.stopping(),
             )
@@ -171,7 +183,7 @@ def _inherited_sockets() -> list[socket.socket]:
     return sockets
 
 
-def _announce(server: evloop.Server, framing_name: str, *, hints: bool) -> None:
+def _announce(server: evloop.Server, framing_name: str, ssl: SSLContext | None, *, hints: bool) -> None:
     """Say where the server listens: to programs on stdout, to people on stderr."""
     lines = "".join(f"LISTENING {address.label}\n" for address in server.addresses)
     try:
@@ -183,10 +195,11 @@ def _announce(server: evloop.Server, framing_name: str, *, hints: bool) -> None:
         forget_stdout()
     if hints:
         with contextlib.suppress(OSError):
-            click.echo("\n".join(how_to_talk(server.address, framing_name)), err=True)
+            click.echo("\n".join(how_to_talk(server.address, framing_name, tls=ssl is not None)), err=True)
     exposed = [str(address) for address in server.addresses if not _is_local(address)]
-    if exposed:
-        logger.warning("%s can be reached from the network, and there is no TLS and no password", ", ".join(exposed))
+    if exposed and not (ssl and ssl.verify_mode):
+        lacking = "no password and no client certificate" if ssl else "no TLS and no password"
+        logger.warning("%s can be reached from the network, and there is %s", ", ".join(exposed), lacking)
 
 
 def _is_local(address: evloop.Address) -> bool:
@@ -197,13 +210,14 @@ def _is_local(address: evloop.Address) -> bool:
     return (mapped or ip).is_loopback
 
 
-def how_to_talk(address: evloop.Address, framing_name: str) -> list[str]:
+def how_to_talk(address: evloop.Address, framing_name: str, *, tls: bool = False) -> list[str]:
     """Return the lines that tell a person how to reach the server at *address*, to be copied into a shell."""
     target = address.for_client()
     options = "" if framing_name == DEFAULT_FRAMING else f" --framing {framing_name}"
+    options += " --tls" if tls else ""
     lines = [f"  type to it:     evloop connect {shlex.quote(str(target))}{options}"]
-    # nc knows no abstract names.
-    if not target.path.startswith("@"):
+    # nc knows no abstract names, and no TLS.
+    if not tls and not target.path.startswith("@"):
         where = f"-U {shlex.quote(target.path)}" if target.kind == "unix" else f"{target.host} {target.port}"
         lines.append(f"  one message:    printf '{_octal(framing_name)}hello' | nc -q1 {where} | xxd")
     lines.append("  stop it:        Ctrl-C, or kill " + str(os.getpid()))

@@ -25,6 +25,7 @@ DEFAULTS = {
     "max_buffered": 256 << 20,
     "write_timeout": 30,
     "idle_timeout": 300,
+    "handshake_timeout": 10,
     "first_frame_timeout": 10,
     "frame_timeout": 30,
     "notsent_lowat": 128 << 10,
