@@ -152,9 +152,10 @@ def is_timed(limits: Limits) -> bool:
     return bool(limits.idle_timeout or limits.first_frame_timeout or limits.frame_timeout)
 
 
-def handshake_cut() -> TlsError:
+def handshake_cut(server_side: bool) -> TlsError:
     """Return the error of a peer that ends its stream before TLS is established."""
-    return TlsError("the peer closed the connection inside the TLS handshake; does it speak TLS on this port?")
+    guess = "perhaps it does not accept the certificate" if server_side else "does it speak TLS on this port?"
+    return TlsError(f"the peer closed the connection inside the TLS handshake; {guess}")
 
 
 def no_close_notify() -> TlsError:

@@ -115,7 +115,7 @@ class TlsConnection(Connection):
         if self._server_side and not self._bytes_received:
             self._finish(CloseReason.PEER)  # somebody looked whether the port is open
         else:
-            self._finish(CloseReason.HANDSHAKE, handshake_cut())
+            self._finish(CloseReason.HANDSHAKE, handshake_cut(self._server_side))
 
     def _cancel_handshake_timer(self) -> None:
         if self._handshake_timer is not None:

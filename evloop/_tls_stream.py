@@ -238,8 +238,8 @@ _TEXTS = {
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the peer finds no cipher in common, or wants a certificate",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "a record was damaged or forged on its way",
 }
-# What OpenSSL says of first bytes that are no TLS.
-_NO_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG"})
+# The content types that a record can begin with (RFC 8446, 5.1; RFC 6520).
+_CONTENT_TYPES = range(20, 25)
 
 
 def tls_error(exc: ssl.SSLError, first: bytes = b"") -> TlsError:
@@ -250,7 +250,7 @@ def tls_error(exc: ssl.SSLError, first: bytes = b"") -> TlsError:
         text = f"the peer's certificate is not accepted: {message}"
         remedy = _VERIFY_REMEDIES.get(exc.verify_code)
         return TlsError(f"{text}; {remedy}" if remedy else text, reason)
-    if first and reason in _NO_TLS and not first.startswith(_HANDSHAKE_RECORD):
+    if first and first[0] not in _CONTENT_TYPES:
         guess = looks_like(first)
         what = f", which looks like {name_of_protocol(guess)}" if guess else ""
         return TlsError(f"the peer does not speak TLS: it began with {first.hex(' ')}{what}", reason)

@@ -5,6 +5,7 @@ Rule: nothing in this file may parse bytes.  Read next: ``connection.py``, ``soc
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evloop._connection_shared import handshake_cut, no_close_notify
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.connection import Connection
-from evloop.errors import ConnectionClosed, UnexpectedFrame
+from evloop.errors import ConnectionClosed, TlsError, UnexpectedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import Protocol, protocol_factory_of
@@ -359,16 +360,20 @@ class BlockingClient:
             try:
                 for payload in tls.feed(data):
                     self._received(payload)
-            finally:
-                if tls.pending:  # an alert tells the server why
-                    self._sock.settimeout(deadline.left())
+            except TlsError:
+                with contextlib.suppress(OSError):  # the alert that tells the server why
                     self._sock.sendall(tls.take())
+                raise
+            self._sock.settimeout(deadline.left())
+            self._sock.sendall(tls.take())
             if tls.established:
+                if tls.peer_closed:
+                    self._received(b"")
                 return
             self._sock.settimeout(deadline.left())
             data = self._sock.recv(RECV_SIZE)
             if not data:
-                raise handshake_cut()
+                raise handshake_cut(server_side=False)
 
     def _connect(self, deadline: _Deadline) -> socket.socket:
         error: OSError | None = None

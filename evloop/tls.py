@@ -33,10 +33,11 @@ class TlsInfo:
 
 
 def server_context(certificate: str, key: str | None = None, *, client_ca: str | None = None) -> ssl.SSLContext:
-    """Return a context for a server: TLS 1.2 or newer, no renegotiation, no session tickets.
+    """Return a context for a server: TLS 1.2 or newer, no renegotiation, no session tickets with TLS 1.3.
 
-    Tickets would save a returning client's handshake some CPU.  But a client that sends its message and closes leaves
-    them unread, and the kernel then answers with a reset, which can destroy that message on its way.
+    Tickets would save a returning client's handshake some CPU.  But they come after the handshake: a client that sends
+    its message and closes leaves them unread, and the kernel then answers with a reset, which can destroy that message
+    on its way.
 
     Args:
         certificate: path of a PEM file with the server's certificate, followed by those of intermediate CAs.

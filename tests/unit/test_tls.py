@@ -200,7 +200,7 @@ def test_tls_stream_ends_one_side_alone():
     ("certificate", "ca", "name", "text"),
     [
         (SERVER, STRANGER, "localhost", "unable to get local issuer certificate; if it is the right server, trust"),
-        (STRANGER, CA, "localhost", "self-signed certificate; if it is the right server, trust its CA"),
+        (STRANGER, CA, "localhost", "signed certificate; if it is the right server, trust its CA"),
         (SERVER, CA, "example.com", "not valid for 'example.com'; connect by a name that is in the certificate"),
         (SERVER, CA, "127.0.0.2", "not valid for '127.0.0.2'; connect by a name that is in the certificate"),
         (EXPIRED, CA, "localhost", "certificate has expired; it has to be renewed; or check the clocks"),
