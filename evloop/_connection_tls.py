@@ -211,7 +211,7 @@ class TlsConnection(Connection):
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _close(self, reason: CloseReason, exc: BaseException | None = None) -> None:
-        if not self._handshaking:
+        if not self._handshaking or self._state is not OPEN:
             super()._close(reason, exc)
         elif reason is CloseReason.TLS:
             self._cancel_handshake_timer()

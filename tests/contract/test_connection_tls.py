@@ -9,7 +9,7 @@ import socket
 import ssl
 
 import pytest
-from peers import BatchRecorder, DataRecorder, FrameRecorder, decode, echo, encode, narrow_pair, tcp_pair
+from peers import BatchRecorder, DataRecorder, FrameRecorder, World, decode, echo, encode, narrow_pair, tcp_pair
 from tlspeers import (
     CA,
     CLIENT,
@@ -224,6 +224,27 @@ def test_tls_connection_of_too_old_a_client_is_refused_with_an_alert(make_world)
     assert reason is CloseReason.HANDSHAKE
     assert "no version of TLS" in str(exc)
     assert exc.reason == "UNSUPPORTED_PROTOCOL"
+
+
+def test_tls_connection_closed_after_its_handshake_failed_keeps_that_reason(tls_world):
+    """A server that stops while the alert is on its way must not hide what happened."""
+    conn, peer = tls_world.manual(FrameRecorder())
+    peer.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    tls_world.until(lambda: conn.close_reason)
+    assert not conn.closed  # waits for the peer's end, so that no reset destroys the alert
+    conn.close_for(CloseReason.SHUTDOWN)
+    peer.cut()
+    reason, exc = gone(tls_world, conn)
+    assert (reason, type(exc)) == (CloseReason.HANDSHAKE, TlsError)
+    assert tls_world.reactor.stats()["timers"] == 0
+
+
+def test_connection_without_tls_has_none_to_tell():
+    """The attribute is there on each connection."""
+    world = World()
+    conn, _ = world.connect(FrameRecorder())
+    assert conn.tls is None
+    world.close()
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
