@@ -38,6 +38,7 @@ class TlsStream:
         established: True once the handshake is complete (bool).
         failed: True once OpenSSL has given up on the stream (bool); nothing more can be read or sealed.
         peer_closed: True once the peer's close_notify has come (bool); what follows it is ignored.
+        info: what was agreed (TlsInfo); None until established.
 
     Raises:
         TypeError, ValueError: as :func:`check_context`.
@@ -45,7 +46,7 @@ class TlsStream:
     One thread at a time.
     """
 
-    __slots__ = ("_first", "_incoming", "_object", "_outgoing", "established", "failed", "peer_closed")
+    __slots__ = ("_first", "_incoming", "_object", "_outgoing", "established", "failed", "info", "peer_closed")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -53,6 +54,7 @@ class TlsStream:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._first = b""
         self.established = self.failed = self.peer_closed = False
+        self.info: TlsInfo | None = None
 
     def feed(self, data: memoryview | bytes) -> Iterator[bytes]:
         """Take *data* from the network (empty: begin the handshake); yield its payload, at most STEP bytes at a time.
@@ -72,6 +74,8 @@ class TlsStream:
             try:
                 if handshaking:
                     self._object.do_handshake()
+                    # Now: OpenSSL refuses to tell once a renegotiation has begun, and that may be how it ends.
+                    self.info = self._agreed()
                     self.established = True
                 yield from self._payload()
             except ssl.SSLWantReadError:
@@ -144,9 +148,7 @@ class TlsStream:
             # by then ours is pending, and that is all that was wanted.
             pass
 
-    @property
-    def info(self) -> TlsInfo:
-        """What was agreed; once established."""
+    def _agreed(self) -> TlsInfo:
         tls = self._object
         cipher = tls.cipher()
         return TlsInfo(

@@ -12,7 +12,7 @@ import ssl
 from typing import Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TlsInfo:
     """What was agreed in a handshake.
 

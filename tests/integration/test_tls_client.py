@@ -228,6 +228,7 @@ def test_tls_connect_refuses_a_server_that_renegotiates(world):
         world.until(lambda: rec.lost)
         assert rec.reason is CloseReason.TLS
         assert str(rec.exc) == "the peer asks for a renegotiation, and that is refused; use TLS 1.3"
+        assert rec.conn.tls.version == "TLSv1.2"  # which OpenSSL does not tell in the middle of a handshake
     finally:
         process.kill()
         process.communicate()
