@@ -47,15 +47,7 @@ from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint
-from evloop.sockets import (
-    PEER_GONE,
-    WOULD_BLOCK,
-    Accepted,
-    local_address,
-    peer_address,
-    queued_output,
-    socket_of,
-)
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, local_address, peer_address, queued_output, socket_of
 from evloop.sockets import accept as accept_from
 
 if TYPE_CHECKING:
@@ -250,13 +242,15 @@ class Connection(Deadlines, Endpoint):
     def peer(self) -> Address | None:
         """The peer's address; None when it has none.  Any thread."""
         if self._peer is None:
-            self._peer = self._ask(peer_address) or self._peer  # which the end may have set meanwhile
+            found: Address | None = self._ask(peer_address)
+            self._peer = found or self._peer  # which the end may have set meanwhile
         return self._peer
 
     @property
     def local(self) -> Address | None:
         """This side's address; None once closed.  Any thread."""
-        return self._ask(local_address)
+        found: Address | None = self._ask(local_address)
+        return found
 
     @property
     def stats(self) -> ConnectionStats:
@@ -306,18 +300,19 @@ class Connection(Deadlines, Endpoint):
         """Turn what was read into pending frames, or into the fault that follows them; with TLS below, overridden."""
         if not self._pending:
             self._undelivered = 0
-        if self._decoder is None:
+        decoder = self._decoder  # a collection may end the connection meanwhile, which lets go of it
+        if decoder is None:
             self._pending.append(data.tobytes())
             self._undelivered += len(data)
             return
-        start = self._decoder.position
+        start = decoder.position
         try:
-            self._pending.extend(self._decoder.feed(data))
+            self._pending.extend(decoder.feed(data))
         except (FramingError, MemoryError) as exc:
             # Nothing that was accepted is lost: the frames before the fault are delivered first.
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
-        self._undelivered += self._decoder.position - start
+        self._undelivered += decoder.position - start
 
     def _input(self) -> int:
         """Return the bytes that were received and not delivered: of the unfinished frame, and of whole ones."""

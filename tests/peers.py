@@ -27,7 +27,7 @@ from evloop import CloseReason, Framing, Limits, Protocol, Reactor
 from evloop._connection_py import Connection as PureConnection
 from evloop.connection import Connection
 
-PATIENCE = 5.0  # seconds; only a failing test waits as long
+PATIENCE = 20.0  # seconds; only a failing test waits as long, and a busy machine is no failure
 RST_ON_CLOSE = struct.pack("ii", 1, 0)
 STEP = 1 << 18  # bytes that a peer moves between two turns
 U32 = Framing.U32

@@ -59,7 +59,7 @@ def test_connection_aborted_by_a_collection_in_its_end_ends_once(world, call):
 def test_connection_whose_fd_somebody_else_has_closed_ends(world):
     """One os.close() too many anywhere in the program must not leave a connection that cannot end."""
     rec = FrameRecorder()
-    conn, peer = world.connect(rec)
+    conn, _ = world.connect(rec)
     world.turn()
     os.close(conn.fileno())
     conn.send(b"x")
@@ -122,5 +122,3 @@ def test_connection_list_changed_by_a_collection_in_send_many_is_sent_as_it_was_
         conn.close()
         world.turn(2)
         assert bytes(peer.received) in (allowed if "no bytes" not in then else [*allowed, b""]), place
-
-

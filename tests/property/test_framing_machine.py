@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from feeding import Sink, both_twins, fault_of, state_of
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -323,9 +323,15 @@ class Histories(RuleBasedStateMachine):
         self.compare()
 
 
+# How long one example takes says how busy the machine is, and nothing about the decoder.
+BUSY_MACHINE = settings(
+    deadline=None, max_examples=1000, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
 @pytest.mark.slow
 def test_decoders_and_a_naive_one_agree_over_any_history(pytestconfig):
     """The rare state is the one that no example has: C against Python against the contract, step by step."""
     modules = both_twins(pytestconfig)
     machine = type("TheseHistories", (Histories,), {"modules": modules})
-    run_state_machine_as_test(machine, settings=settings(deadline=None, max_examples=1000, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=BUSY_MACHINE)
