@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-pure lint format bench bench-setup bench-framing bench-echo annotate clean \
+.PHONY: help run build test test-pure lint format bench bench-setup bench-framing bench-echo bench-output annotate clean \
         check-machine
 
 help:                 ## list the targets
@@ -45,6 +45,10 @@ bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratio
 
 bench-echo: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
 	$(BIN)/python -m evloop.bench.echo $(ARGS)
+
+bench-output:         ## what ADR 0007 decides by: writev or a copy, a reference or a copy, the table of calls
+	@mkdir -p build
+	@$${CC:-cc} -O2 -o build/output_cost bench/output_cost.c && build/output_cost
 
 annotate: build       ## Cython's annotated HTML of the extensions, to look at the hot functions
 	EVLOOP_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
