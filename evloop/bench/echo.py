@@ -23,7 +23,8 @@ from evloop.bench.rivals import C_AGAIN, RIVALS, C, Rival
 
 # Ping-pong over many peers is chat and RPC; sixteen in flight is telemetry; 64 KiB and 1 MiB are files and images; one
 # connection is latency alone; 5,000 is what the wheel itself costs.
-CASES = ("c100p1s64", "c100p16s64", "c10p1s64k", "c4p1s1m", "c5000p1s64", "c1p1s64", "c100p1s1k", "accept", "idle")
+CASES = ("c100p1s64", "c100p16s64", "c10p1s64k", "c4p1s1m", "c5000p1s64", "c1p1s64", "c100p1s1k", "accept", "idle",
+         "hold")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m evloop.bench.echo", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cases", default=",".join(CASES), help="comma separated; cNpNsN, accept, idle (default: all)")
+    parser.add_argument(
+        "--cases", default=",".join(CASES), help="comma separated; cNpNsN, accept, idle, hold (default: all)"
+    )
     parser.add_argument("--rivals", help="comma separated names of --list (default: all); C is always among them")
     parser.add_argument("--rounds", type=_rounds, default=5, help="interleaved rounds, the first dropped (2.., 5)")
     parser.add_argument("--seconds", type=_seconds, default=2.0, help="seconds measured per run (0.1..3600, 2)")
