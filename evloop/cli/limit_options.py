@@ -16,6 +16,7 @@ import click
 import evloop
 from evloop.cli.commands import SectionedOption
 from evloop.cli.options import DURATION, SIZE, WHOLE_SECONDS
+from evloop.cli.tls import SECTION as TLS
 
 EPILOG = (
     "Each limit is also an environment variable: --idle-timeout is EVLOOP_IDLE_TIMEOUT. 0 is no limit, where there can "
@@ -36,6 +37,7 @@ _COUNT = click.IntRange(min=0)
 
 # Where it is not said otherwise, the defaults are those of servers that are trusted: Redis, NATS, nginx, HAProxy.
 _SECTIONS: dict[str, tuple[_Row, ...]] = {
+    TLS: (_Row("handshake_timeout", "10s", DURATION, "TLS, where there is any, has to be established within."),),
     "Limits: how many": (
         _Row("max_connections", "10000", _COUNT, "Refuse more; 0: as many as there are file descriptors."),
         _Row("max_per_address", "0", _COUNT, "Refuse more from one address; loopback is exempt."),
@@ -44,7 +46,6 @@ _SECTIONS: dict[str, tuple[_Row, ...]] = {
     "Limits: time": (
         # A vanished peer is noticed by little else; five minutes is what people expect of a server they type to.
         _Row("idle_timeout", "5m", DURATION, "Close a connection on which nothing moves for so long."),
-        _Row("handshake_timeout", "10s", DURATION, "TLS, where there is any, has to be established within."),
         _Row("first_frame_timeout", "10s", DURATION, "The first whole message has to come within."),
         _Row("frame_timeout", "30s", DURATION, "A message that has begun has to be whole within."),
         _Row("write_timeout", "30s", DURATION, "Close a peer that takes none of its output for so long."),

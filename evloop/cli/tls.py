@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from evloop.cli.commands import SectionedOption
+
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The heading in help under which they stand; the limit of the handshake joins them there.
+SECTION = "TLS"
 
 
 def server_tls_options(function: F) -> F:
@@ -29,23 +34,23 @@ def server_tls_options(function: F) -> F:
 def client_tls_options(function: F) -> F:
     """Give a command ``tls`` (bool), ``tls_ca``, ``tls_name``, ``tls_cert`` and ``tls_key`` (text or None)."""
     options = (
-        click.option(
-            "--tls", is_flag=True, help="Speak TLS, and trust the CAs of the system; each --tls-... implies it."
-        ),
+        _option("--tls", "Speak TLS, and trust the CAs of the system; each --tls-... implies it.", is_flag=True),
         _file("--tls-ca", "Trust the CAs, or the self-signed certificate, in FILE (PEM) and no others."),
-        click.option(
-            "--tls-name", metavar="NAME", help="The name to find in the server's certificate, if not the host."
-        ),
+        _option("--tls-name", "The name to find in the server's certificate, if not the host.", metavar="NAME"),
         _file("--tls-cert", "Show the certificate in FILE (PEM), for a server that asks for one."),
         _file("--tls-key", "Its private key (PEM, not encrypted), if it is not in its file."),
     )
     return _with(function, options)
 
 
+def _option(name: str, text: str, **settings: Any) -> Callable[[F], F]:
+    return click.option(name, cls=SectionedOption, section=SECTION, help=text, **settings)
+
+
 def _file(name: str, text: str, *, env: bool = False) -> Callable[[F], F]:
     # No variables for a client: those of a server in the same shell would give it TLS, and the server's certificate.
     variable = "EVLOOP" + name[1:].replace("-", "_").upper() if env else None
-    return click.option(name, metavar="FILE", envvar=variable, show_envvar=env, help=text)
+    return _option(name, text, metavar="FILE", envvar=variable, show_envvar=env)
 
 
 def _with(function: F, options: tuple[Callable[[F], F], ...]) -> F:

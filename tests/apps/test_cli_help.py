@@ -63,8 +63,8 @@ def test_serve_help_puts_the_limits_into_sections_behind_the_options(capfd):
     """More than twenty of them in one list would hide the few options that people look for."""
     assert run(["serve", "echo", "--help"]) == 0
     text = capfd.readouterr().out
-    headings = [line for line in text.splitlines() if line.startswith(("Options", "Limits"))]
-    assert headings[0] == "Options:" and len(headings) == 5
+    headings = [line for line in text.splitlines() if line.startswith(("Options", "TLS", "Limits"))]
+    assert headings[:2] == ["Options:", "TLS:"] and len(headings) == 6
     assert "EVLOOP_IDLE_TIMEOUT" in text
     for name in set(evloop.Limits.__dataclass_fields__) - {"max_frame"}:
         assert text.index(f"  --{name.replace('_', '-')} ") > text.index(headings[1])
