@@ -86,7 +86,9 @@ _WARNED = frozenset(
 )
 
 # How a peer ends a connection that has no TLS yet, as far as that is an error; a mere look at the port is none.
-_HANDSHAKE_ERRORS = frozenset({CloseReason.HANDSHAKE, CloseReason.RESET, CloseReason.ERROR})
+_HANDSHAKE_ERRORS = frozenset(
+    {CloseReason.HANDSHAKE, CloseReason.RESET, CloseReason.ERROR, CloseReason.IDLE, CloseReason.WRITE_TIMEOUT}
+)
 
 
 class Server:
@@ -247,11 +249,10 @@ class Server:
           process or the machine is out of something.
         - ever: ``accepted``; ``refused``, and of those ``refused_max_connections``, ``refused_per_address``,
           ``refused_protocol`` (the factory failed), ``refused_no_descriptor``; ``accept_errors``, and of those
-          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``handshake_errors``, peers that
-          did not get to TLS; ``closed_<reason>`` for each
-          :class:`CloseReason` that occurred, and of those ``slow_consumers``, who did not take their output, and
-          ``overloaded``, who held most when all held too much; ``received_bytes``, ``sent_bytes``,
-          ``frames_received``, ``frames_sent``.
+          ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``handshake_errors``, peers that did not
+          get to TLS; ``closed_<reason>`` for each :class:`CloseReason` that occurred, and of those ``slow_consumers``,
+          who did not take their output, and ``overloaded``, who held most when all held too much;
+          ``received_bytes``, ``sent_bytes``, with TLS those of its records; ``frames_received``, ``frames_sent``.
         """
         counters = Counter(self.counters)
         flows = [conn.stats for conn in list(self.connections)]
@@ -270,6 +271,7 @@ class Server:
             "frames_sent": self._ended[2] + sum(flow.frames_sent for flow in flows),
             "slow_consumers": counters["closed_slow_consumer"] + counters["closed_write_timeout"],
             "overloaded": counters["closed_overload"],
+            "handshake_errors": 0,
             **counters,
         }
 

@@ -52,6 +52,7 @@ def test_limits_page_states_every_limit_with_its_default():
     assert set(rows) == set(evloop.Limits.__dataclass_fields__)
     shown = {"backlog": "1024", "high_water": "64 KiB", "low_water": "16 KiB", "flush_timeout": "5 s"}
     shown |= {"linger": "2 s", "drain_timeout": "8 s", "keepalive_interval": "15 s", "keepalive_count": "4"}
+    shown |= {"handshake_timeout": "10 s"}
     limits = evloop.Limits()
     for name, text in shown.items():
         number, _, unit = text.partition(" ")
