@@ -319,6 +319,10 @@ class Connection(Deadlines, Endpoint):
         decoder = self._decoder
         return (0 if decoder is None else decoder.buffered) + (self._undelivered if self._pending else 0)
 
+    def _holds(self) -> int:
+        """Return the bytes that count for the budget: output and input.  With TLS, overridden."""
+        return len(self._out) + self._input()
+
     def _run_pending(self) -> None:
         """Deliver what is decoded, then what follows it in the stream, then look for more."""
         try:
@@ -618,7 +622,7 @@ class Connection(Deadlines, Endpoint):
         """Tell the budget, if there is one, what has changed since the last time."""
         budget = self._budget
         if budget is not None:
-            held = len(self._out) + self._input()
+            held = self._holds()
             if held != self._accounted:
                 change, self._accounted = held - self._accounted, held
                 budget.add(change)

@@ -23,6 +23,9 @@ STEP = 16 * 1024
 # Of what a peer sends first, the bytes that are kept until the handshake is done, to say what it speaks instead.
 FIRST_BYTES = 8
 
+# Bytes in front of each record: its type, a version, and the length of the rest (RFC 8446, 5.1).
+RECORD_HEADER = 5
+
 # The content type of a handshake record (RFC 5246, 6.2.1), in the clear up to TLS 1.2.
 _HANDSHAKE_RECORD = b"\x16"
 
@@ -39,6 +42,7 @@ class TlsStream:
         failed: True once OpenSSL has given up on the stream (bool); nothing more can be read or sealed.
         peer_closed: True once the peer's close_notify has come (bool); what follows it is ignored.
         info: what was agreed (TlsInfo); None until established.
+        unfinished: bytes of the record of which the rest has not come (int), header and all.
 
     Raises:
         TypeError, ValueError: as :func:`check_context`.
@@ -46,13 +50,28 @@ class TlsStream:
     One thread at a time.
     """
 
-    __slots__ = ("_first", "_incoming", "_object", "_outgoing", "established", "failed", "info", "peer_closed")
+    __slots__ = (
+        "_first",
+        "_header",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_to_come",
+        "established",
+        "failed",
+        "info",
+        "peer_closed",
+        "unfinished",
+    )
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._first = b""
+        self._header = b""  # of the unfinished record, while it is not whole itself
+        self._to_come = 0  # bytes of the unfinished record, once its header is whole
+        self.unfinished = 0
         self.established = self.failed = self.peer_closed = False
         self.info: TlsInfo | None = None
 
@@ -68,6 +87,7 @@ class TlsStream:
         view = memoryview(data)
         if len(self._first) < FIRST_BYTES and not self.established:
             self._first += view[: FIRST_BYTES - len(self._first)].tobytes()
+        self._measure(view)
         for start in range(0, len(view) or 1, STEP):
             self._incoming.write(view[start : start + STEP])
             handshaking = not self.established
@@ -85,6 +105,25 @@ class TlsStream:
                 raise tls_error(exc, b"" if self.established else self._first) from exc
             if self._outgoing.pending and not handshaking:
                 self._refuse_renegotiation()
+
+    def _measure(self, view: memoryview) -> None:
+        """Follow the records in *view* to learn what is unfinished, which OpenSSL does not tell."""
+        size, begin, end = len(view), -self.unfinished, self._to_come
+        if not size:
+            return
+        if self._header:
+            rest = RECORD_HEADER - len(self._header)
+            self._header += view[:rest].tobytes()
+            if len(self._header) < RECORD_HEADER:
+                self.unfinished += size
+                return
+            end = rest + (self._header[3] << 8 | self._header[4])
+        while end <= size - RECORD_HEADER:
+            begin, end = end, end + RECORD_HEADER + (view[end + 3] << 8 | view[end + 4])
+        if end > size:
+            self._header, self._to_come, self.unfinished = b"", end - size, size - begin
+        else:
+            self._header, self._to_come, self.unfinished = view[end:].tobytes(), 0, size - end
 
     def _payload(self) -> Iterator[bytes]:
         # OpenSSL takes whole records from a BIO and no byte more; so with both at 0 a read would only say "want read",

@@ -61,6 +61,11 @@ from test_connection_flow import (
     test_connection_throttled_and_half_closed_by_the_peer_still_answers_everything,
     test_connection_whose_peer_does_not_read_holds_high_water_and_one_answer,
 )
+from test_connection_fork import (
+    test_fork_child_lives_on_and_the_peer_sees_the_parents_end,
+    test_fork_child_uses_a_connection_and_the_parents_goes_on,
+    test_fork_inside_a_callback_child_sends_nothing,
+)
 from test_connection_limits import (
     test_answer_and_close_in_one_callback_are_bounded_by_flush_timeout,
     test_deadlines_end_with_the_connection,
