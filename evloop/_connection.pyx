@@ -77,6 +77,8 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
     void Py_DECREF(PyObject*) noexcept
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    ctypedef PyObject* (*vectorcallfunc)(PyObject* callback, PyObject** args, size_t count, PyObject* names) noexcept
+    vectorcallfunc PyVectorcall_Function(object callback) noexcept
     PyObject* PyObject_Vectorcall(PyObject* callback, PyObject** args, size_t count, PyObject* names) except NULL
     Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyList_GET_ITEM(PyObject* array, Py_ssize_t index) noexcept
@@ -1348,14 +1350,19 @@ cdef Times* _new_times() except NULL:
 cdef inline int _call(object receive, object receiver, object argument) except -1:
     """Call *receive* with the argument, after the receiver if there is one."""
     cdef PyObject* parts[3]  # the first place is the callee's to use, as PY_VECTORCALL_ARGUMENTS_OFFSET says
-    cdef PyObject* result
+    cdef PyObject** first = &parts[2] if receiver is None else &parts[1]
+    cdef size_t count = (1 if receiver is None else 2) | PY_VECTORCALL_ARGUMENTS_OFFSET
+    cdef vectorcallfunc function = PyVectorcall_Function(receive)
     parts[1], parts[2] = <PyObject*>receiver, <PyObject*>argument
-    if receiver is None:
-        result = PyObject_Vectorcall(<PyObject*>receive, &parts[2], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-    else:
-        result = PyObject_Vectorcall(<PyObject*>receive, &parts[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-    Py_DECREF(result)
+    if function is NULL:
+        Py_DECREF(PyObject_Vectorcall(<PyObject*>receive, first, count, NULL))
+    else:  # what PyObject_Vectorcall does, without its checks of a result that the interpreter has checked
+        Py_DECREF(_result_of(function(<PyObject*>receive, first, count, NULL)))
     return 0
+
+
+cdef inline PyObject* _result_of(PyObject* result) except NULL:
+    return result
 
 
 cdef inline bint _would_block(int number) noexcept:
