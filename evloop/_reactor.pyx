@@ -1204,9 +1204,9 @@ cdef class Core:
 
     @property
     def recv_buffer(self):
-        """The receive buffer that all connections share: RECV_BUFFER writable bytes, made on first use."""
+        """A view of the receive buffer that all connections share: RECV_BUFFER writable bytes, made on first use."""
         self.receive_memory()
-        return self._recv_buffer
+        return memoryview(self._recv_buffer)  # not ours, which keeps the memory: whoever asks may release his
 
     cdef unsigned char* receive_memory(self) except NULL:
         if self._recv_buffer is None:
@@ -1304,7 +1304,10 @@ cdef class Core:
 
     cdef int append_event(self, int index) except -1:
         cdef _Epoll epoll = self.epoll
-        cdef int fd = epoll.slot_of(&epoll.events[index])
+        cdef int fd
+        if epoll is None or index >= epoll._capacity:  # as in run_event
+            return 0
+        fd = epoll.slot_of(&epoll.events[index])
         if fd >= 0:
             _happened(self, <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd),
                       _mask(epoll.events[index].events, epoll.slots[fd].wanted))

@@ -482,13 +482,14 @@ class Core:
 
     @property
     def recv_buffer(self) -> memoryview:
-        """The receive buffer that all connections share: RECV_BUFFER writable bytes, made on first use.
+        """A view of the receive buffer that all connections share: RECV_BUFFER writable bytes, made on first use.
 
-        What is in it is valid only until the endpoint that filled it returns.  Reactor thread only.
+        Each call returns its own, which may be released.  What is in it is valid only until the endpoint that filled it
+        returns.  Reactor thread only.
         """
         if self._recv_buffer is None:
             self._recv_buffer = memoryview(bytearray(RECV_BUFFER))
-        return self._recv_buffer
+        return memoryview(self._recv_buffer)
 
     # --- the turn ------------------------------------------------------------------------------------------------
 

@@ -376,12 +376,19 @@ def test_modify_and_unregister_unknown_fd_raise_key_error(reactor_module, reacto
         reactor.unregister(pair[0])
 
 
-def test_recv_buffer_is_one_writable_view_of_the_announced_size(reactor_module, reactor):
+def test_recv_buffer_is_one_writable_memory_of_the_announced_size(reactor_module, reactor):
     """Connections read into it without asking; its size is their budget for a turn."""
     view = reactor.recv_buffer
-    assert view is reactor.recv_buffer
+    assert view.obj is reactor.recv_buffer.obj
     assert (len(view), view.readonly, view.format) == (reactor_module.RECV_BUFFER, False, "B")
     assert reactor_module.RECV_BUFFER == 256 * 1024
+
+
+def test_recv_buffer_released_by_whoever_asked_is_still_there_for_the_others(reactor):
+    """``with reactor.recv_buffer as view`` is how a view is used; connections read into the same memory."""
+    with reactor.recv_buffer as view:
+        view[0] = 7
+    assert reactor.recv_buffer[0] == 7
 
 
 def test_socket_factory_given_is_what_the_reactor_offers(reactor_module):
