@@ -234,13 +234,17 @@ cdef object _address_from(unsigned char* raw, socklen_t size):
 cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self, reactor, *args, **kwargs):
+        # Until __init__ has run, or after one that failed, it behaves as a closed one; on a reactor, which nothing here
+        # could do without.
+        Endpoint.__init__(self, reactor)
         self._sock = self._send_turn = -1
         self._due = INFINITY
+        self._state = CLOSED
+        self.closed = True
 
     def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True,
                  budget=None):
-        Endpoint.__init__(self, reactor)
         self._bounds = _bounds_of(limits)
         self._timed = self._bounds.timed
         if self._timed or self._bounds.write_timeout or self._bounds.soft_output:
@@ -262,11 +266,15 @@ cdef class Connection(Endpoint):
             if (<Codec?>framing).simple:
                 self._codec = framing
             self._decoder = FramingDecoder(framing, max_frame=limits.max_frame)
-        self._sock = sock.detach()  # the last thing that is done: until here the caller owns it
+        self._sock = sock.detach()  # the last thing that can fail: until here the caller owns it
+        self._state = OPEN
+        self.closed = False
 
     def __dealloc__(self):
         self._drop_output()
         free(self._times)
+        if self.core is not None and self.core.gather_owner is <void*>self:
+            self.core.gather_owner = NULL  # or the next connection at this address would send what is in it
         if self._sock >= 0:
             close(self._sock)  # libc's: the collector may have taken the reactor away already
 
@@ -447,7 +455,11 @@ cdef class Connection(Endpoint):
         return self._sock
 
     def __repr__(self):
-        return describe(STATES[self._state], self.close_reason, self.peer, self._output())
+        try:
+            peer = self.peer
+        except OSError:
+            peer = None  # somebody else has closed the fd
+        return describe(STATES[self._state], self.close_reason, peer, self._output())
 
     # --- input -------------------------------------------------------------------------------------------------
 
@@ -704,16 +716,19 @@ cdef class Connection(Endpoint):
                     give_item(frames, index)
             return 0
         left = min(PyList_GET_SIZE(frames) - self._next, MOST_FRAMES)
-        while left > 0:
+        # Asked again for each: a callback that calls on_readable() has delivered some of them itself.
+        while left > 0 and self._pending is frames and self._next < PyList_GET_SIZE(frames):
             left -= 1
+            index = self._next
             # Counted before the call: an exit in it must not have the frame delivered again.
-            frame = <object>PyList_GET_ITEM(<PyObject*>frames, self._next)
+            frame = <object>PyList_GET_ITEM(<PyObject*>frames, index)
             self._next += 1
             self._frames_received += 1
             _call(receive, receiver, frame)
             if type(frame) is bytes and PyBytes_GET_SIZE(frame) >= BODY_LEAST:
                 frame = None
-                give_item(frames, self._next - 1)
+                if self._next == index + 1 and index < PyList_GET_SIZE(frames):
+                    give_item(frames, index)
             if self._state != OPEN or self._held():
                 break
         if self._pending is not frames:  # closed meanwhile
@@ -819,7 +834,7 @@ cdef class Connection(Endpoint):
                 return out
             self._spill()
         elif core.gather_owner is NULL and not self._waiting and size <= GATHER_ROOM and (
-                self._corked or not core.dispatching):
+                self._corked or not (core.dispatching or self.wanted & EVENT_WRITE)):  # whose flush is at hand
             out = core.gather_memory()
             core.gather_owner = <void*>self
             core.gathered = size
@@ -1165,7 +1180,7 @@ cdef class Connection(Endpoint):
         core.dispatching = True  # what it sends to others is a batch, too
         try:
             # None where a factory forgot its return: that was the reason of the end, and has been told.
-            if self.protocol is not None and self._receives != FUNCTION:
+            if self.protocol is not None and type(self.protocol) is not FunctionProtocol:
                 self.protocol.connection_lost(self._exc)
         finally:
             core.dispatching = outer

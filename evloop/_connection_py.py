@@ -264,7 +264,11 @@ class Connection(Deadlines, Endpoint):
         return -1 if self.closed else self._fd
 
     def __repr__(self) -> str:
-        return describe(self._state, self.close_reason, self._peer, len(self._out))
+        try:
+            peer = self.peer
+        except OSError:
+            peer = None  # somebody else has closed the fd
+        return describe(self._state, self.close_reason, peer, len(self._out))
 
     # --- input -------------------------------------------------------------------------------------------------
 
@@ -370,7 +374,8 @@ class Connection(Deadlines, Endpoint):
         for _ in range(min(len(pending), FRAMES_PER_TURN)):
             self._frames_received += 1
             receive(pending.popleft())
-            if self._held() or self._state is not OPEN:
+            # Empty: a callback that calls on_readable() has delivered the others itself.
+            if self._held() or self._state is not OPEN or not pending:
                 return
         if pending:
             self._continue_soon()

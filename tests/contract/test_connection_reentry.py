@@ -14,9 +14,10 @@ import os
 import socket
 
 import pytest
-from peers import CloseReason, DataRecorder, FrameRecorder, connection_class, echo, encode, kernel, tcp_pair, world
+from peers import DataRecorder, FrameRecorder, Recorder, connection_class, encode, world
 
-from evloop import Framing
+from evloop import CloseReason, Framing
+from evloop.protocol import FunctionProtocol
 
 PLACES = 40  # more tracked objects than any of the operations makes
 LARGE = b"x" * 20_000  # sent by reference
@@ -122,3 +123,75 @@ def test_connection_list_changed_by_a_collection_in_send_many_is_sent_as_it_was_
         conn.close()
         world.turn(2)
         assert bytes(peer.received) in (allowed if "no bytes" not in then else [*allowed, b""]), place
+
+
+def test_connection_reads_on_after_somebody_released_the_reactors_buffer(world):
+    """An endpoint beside it that reads with ``with reactor.recv_buffer``."""
+    rec = FrameRecorder()
+    conn, peer = world.connect(rec)
+    with world.reactor.recv_buffer:
+        pass
+    others = [bytearray(256 * 1024) for _ in range(4)]  # what would get the memory, if it were free
+    peer.write(encode(b"frame"))
+    world.settle()
+    assert (rec.frames, [other for other in others if any(other)]) == ([b"frame"], [])
+
+
+def test_connection_that_was_never_initialised_is_refused_or_closed(world):
+    """object.__new__ is within reach of copy and pickle: it must not be a way to a crash."""
+    with contextlib.suppress(TypeError):  # the compiled one needs a reactor first
+        conn = world.connection_class.__new__(world.connection_class)
+        with pytest.raises(AttributeError):
+            conn.send(b"x")
+    conn = world.connection_class.__new__(world.connection_class, world.reactor)
+    for call in (conn.close, conn.abort, conn.write_eof, conn.resume_reading, conn.flush, conn.is_reading):
+        with contextlib.suppress(AttributeError):  # the pure one has no attributes yet
+            call()
+    with contextlib.suppress(AttributeError):
+        conn.send(b"x")
+        assert (conn.is_closing(), conn.fileno(), conn.stats.output) == (True, -1, 0)
+
+
+@pytest.mark.parametrize("size", [10, 40_000])
+def test_connection_read_from_inside_of_its_own_callback_delivers_each_frame_once(world, size):
+    """on_readable() is public; a callback that wants more at once gets it, before the rest of its own batch."""
+    payloads = [b"%05d" % i * (size // 5) for i in range(12)]
+
+    def read_on(rec, frame):
+        if len(rec.frames) in (2, 9):
+            peer.write(encode(*later.pop()))
+            rec.conn.on_readable()
+
+    rec = FrameRecorder(frame=read_on)
+    conn, peer = world.connect(rec, pair=socket.socketpair)
+    later = [payloads[10:], payloads[5:10]]
+    peer.write(encode(*payloads[:5]))
+    world.settle()
+    assert (conn.close_reason, sorted(rec.frames)) == (None, payloads)
+
+
+def test_connection_without_a_receiver_ends_after_the_linger_whatever_the_idle_timeout(world):
+    """It is closed as it starts; its idle timer must not take the place of the one that ends it."""
+    rec = Recorder()
+    conn, peer = world.connect(rec, idle_timeout=100, linger=2)
+    world.turn()
+    assert (conn.state, conn.close_reason) == ("lingering", CloseReason.HANDLER)
+    world.advance(2)
+    assert rec.log == ["made", "lost"]
+
+
+def test_connection_repr_names_its_peer_before_anybody_has_asked(world):
+    """The log line of a fault is where the address is needed most."""
+    conn, peer = world.connect(FrameRecorder())
+    assert "peer={}:{}".format(*peer.sock.getsockname()) in repr(conn)
+
+
+def test_connection_protocol_set_after_a_function_is_told_of_the_end(world):
+    """``protocol`` is public: who takes a connection over from a handler is told when it is lost."""
+    conn, peer = world.connect(FunctionProtocol(lambda conn, frame: None), linger=0)
+    rec = FrameRecorder()
+    conn.protocol = rec
+    rec.connection_made(conn)
+    conn.close()
+    world.turn(2)
+    assert rec.log == ["made", "lost"]
