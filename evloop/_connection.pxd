@@ -129,7 +129,7 @@ cdef class Connection(Endpoint):
     cdef int _end(self, object reason, object exc) except -1
     cdef object _dispatch(self, str name, tuple args)
     cdef int _update_events(self) except -1
-    cdef int _arm(self, double seconds, object callback) except -1
+    cdef int _arm(self, int state, double when, object callback) except -1
     cdef int _watch(self, double deadline) except -1
     cdef int _ask_kernel(self, double now) except -1
     cdef int _reads_again(self) except -1

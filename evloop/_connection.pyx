@@ -1085,15 +1085,15 @@ cdef class Connection(Endpoint):
         """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""
         if self._state != OPEN:
             return 0
+        if self._times is NULL:
+            self._times = _new_times()
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
         self._pending = None
         self._timed, self._due = True, -INFINITY
-        if self._times is NULL:
-            self._times = _new_times()
         self._last_activity = self.core.now()
         self._times.queued = -1
-        self._arm(self._bounds.flush_timeout / 2, self._flush_too_slow)
+        self._arm(FLUSHING, self._last_activity + self._bounds.flush_timeout / 2, self._flush_too_slow)
         self._update_events()
         return self._flush_unless_corked()
 
@@ -1102,7 +1102,7 @@ cdef class Connection(Endpoint):
         if self._eof or not self._bounds.linger or self._broken is not None:
             return self._end(None, None)
         self._state = LINGERING
-        self._arm(self._bounds.linger, self._finish)
+        self._arm(LINGERING, self.core.now() + self._bounds.linger, self._finish)
         self._shutdown()
         return self._update_events()
 
@@ -1119,7 +1119,7 @@ cdef class Connection(Endpoint):
         self._times.queued = queued
         quiet_until = self._last_activity + seconds
         if quiet_until > now:
-            self._arm(min(quiet_until - now, seconds / 2), self._flush_too_slow)
+            self._arm(FLUSHING, min(quiet_until, now + seconds / 2), self._flush_too_slow)
             return
         # The first cause is what counts, if there is one.
         if self._exc is None:
@@ -1261,24 +1261,29 @@ cdef class Connection(Endpoint):
             return 0
         if self._timed and events & ~self.wanted & EVENT_READ:
             self._reads_again()
+            if self._state == CLOSED:  # by a collection
+                return 0
         return self.core.want(self, self._sock, events)
 
     # --- deadlines: the twin of _connection_deadlines.py ---------------------------------------------------------
 
-    cdef int _arm(self, double seconds, object callback) except -1:
-        """Set the one timer that each state has."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.core.schedule_at(self.core.now() + seconds, callback, (), None)
+    cdef int _arm(self, int state, double when, object callback) except -1:
+        """Set the one timer that each state has; none if the state is another one by now.
+
+        To make a timer may run a collection, and that close() or abort(): then theirs is the one that counts.
+        """
+        cdef object other = self.core.schedule_at(when, callback, (), None)
+        if self._state == state:
+            other, self._timer = self._timer, other
+        if other is not None:
+            other.cancel()
         return 0
 
     cdef int _watch(self, double deadline) except -1:
         """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
         if deadline < self._due:
-            if self._timer is not None:
-                self._timer.cancel()
             self._due = deadline
-            self._timer = self.core.schedule_at(deadline, self._check_deadlines, (), None)
+            return self._arm(OPEN, deadline, self._check_deadlines)
         return 0
 
     def _check_deadlines(self):
@@ -1312,8 +1317,9 @@ cdef class Connection(Endpoint):
                 return
             if seconds:
                 nearest = min(nearest, <double>(since + seconds))
-        self._due = INFINITY
-        self._watch(nearest)
+        if self._state == OPEN:  # else closed by a collection, and its timer is another one now
+            self._due = INFINITY
+            self._watch(nearest)
 
     cdef int _ask_kernel(self, double now) except -1:
         """Start write_timeout anew if the peer has taken some of what the kernel holds, of which that tells nobody."""

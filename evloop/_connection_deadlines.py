@@ -57,11 +57,16 @@ class Deadlines:
         self._frame_at = -1  # offset in the stream of the frame that _frame_since is about
         self._queued: int | None = None  # what the kernel held of the output when it was last asked
 
-    def _arm(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Set the one timer that each state has."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._reactor.call_later(seconds, callback)
+    def _arm(self, state: str, when: float, callback: Callable[[], object]) -> None:
+        """Set the one timer that each state has; none if the state is another one by now.
+
+        To make a timer may run a collection, and that close() or abort(): then theirs is the one that counts.
+        """
+        other: TimerHandle | None = self._reactor.call_at(when, callback)
+        if self._state is state:
+            other, self._timer = self._timer, other
+        if other is not None:
+            other.cancel()
 
     def _touch(self) -> None:
         if self._timed:
@@ -70,10 +75,8 @@ class Deadlines:
     def _watch(self, deadline: float) -> None:
         """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
         if deadline < self._due:
-            if self._timer is not None:
-                self._timer.cancel()
             self._due = deadline
-            self._timer = self._reactor.call_at(deadline, self._check_deadlines)
+            self._arm(OPEN, deadline, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
         """Close for the deadline that is over, or come again for the nearest."""
@@ -100,6 +103,8 @@ class Deadlines:
                 return (self.abort_for if at_once else self._close)(reason, overdue(reason, limits, len(self._out)))
             if seconds:
                 nearest = min(nearest, since + seconds)
+        if self._state is not OPEN:  # closed by a collection: its timer is another one now
+            return None
         self._due = inf
         return self._watch(nearest)
 

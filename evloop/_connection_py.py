@@ -536,7 +536,7 @@ class Connection(Deadlines, Endpoint):
         self._timed, self._due = True, -inf
         self._last_activity = self._reactor.time()
         self._queued = None
-        self._arm(self._limits.flush_timeout / 2, self._flush_too_slow)
+        self._arm(FLUSHING, self._last_activity + self._limits.flush_timeout / 2, self._flush_too_slow)
         self._update_events()
         self._flush_unless_corked()
 
@@ -545,7 +545,7 @@ class Connection(Deadlines, Endpoint):
         if self._eof or not self._limits.linger or self._broken is not None:
             return self._finish()
         self._state = LINGERING
-        self._arm(self._limits.linger, self._finish)
+        self._arm(LINGERING, self._reactor.time() + self._limits.linger, self._finish)
         self._shutdown()
         return self._update_events()
 
@@ -563,7 +563,7 @@ class Connection(Deadlines, Endpoint):
         self._queued = queued
         quiet_until = self._last_activity + seconds
         if quiet_until > now:
-            return self._arm(min(quiet_until - now, seconds / 2), self._flush_too_slow)
+            return self._arm(FLUSHING, min(quiet_until, now + seconds / 2), self._flush_too_slow)
         # The first cause is what counts, if there is one.
         if self._exc is None:
             return self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
@@ -688,16 +688,20 @@ class Connection(Deadlines, Endpoint):
             events = 0 if self._full and self._throttle else EVENT_READ
         if self._out and self._state in (OPEN, FLUSHING) and self._broken is None:
             events |= EVENT_WRITE
-        if events == self._events or self._state is CLOSED:
-            return
+        before = self._events
+        if events == before or self._state is CLOSED:
+            return None
         # A selector cannot watch for nothing, so a paused connection is not registered: its reset is noticed when it
         # resumes or writes, and idle_timeout bounds how long that takes.
-        if not self._events:
+        if not before:
             self._reactor.register(self._fd, events, self)
         elif not events:
             self._reactor.unregister(self._fd)
         else:
             self._reactor.modify(self._fd, events, self)
-        if self._timed and events & ~self._events & EVENT_READ:
-            self._reads_again()
+        if self._state is CLOSED:  # aborted by a collection in there, which has found it as it was before
+            return None if before else self._reactor.unregister(self._fd)
         self._events = events
+        if self._timed and events & ~before & EVENT_READ:
+            self._reads_again()
+        return None

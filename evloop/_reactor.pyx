@@ -687,7 +687,8 @@ cdef class _Epoll:
         if memory is NULL:
             raise MemoryError
         self.slots = <Slot*>memory
-        self.data.extend([None] * (size - self.size))
+        while PyList_GET_SIZE(<PyObject*>self.data) < size:
+            self.data.append(None)  # and not extend(): a list more may run a collection, and that close what is added
         memset(self.slots + self.size, 0, (size - self.size) * sizeof(Slot))
         self.size = size
         return 0

@@ -57,6 +57,19 @@ def test_connection_aborted_by_a_collection_in_its_end_ends_once(world, call):
         peer.close()
 
 
+def test_connection_aborted_by_a_collection_in_its_start_leaves_no_timer(world):
+    """There is one timer a state; the deadline's must not come when its state is over."""
+    for place in range(1, PLACES):
+        rec = FrameRecorder()
+        with collection_after(place, lambda rec=rec: rec.conn and rec.conn.abort()):
+            conn, peer = world.connect(rec, idle_timeout=30, first_frame_timeout=20, linger=2)
+            conn.close()
+        conn.abort()
+        world.turn(2)
+        assert (rec.log, world.reactor.stats()["timers"]) == (["made", "lost"], 0), place
+        peer.close()
+
+
 def test_connection_whose_fd_somebody_else_has_closed_ends(world):
     """One os.close() too many anywhere in the program must not leave a connection that cannot end."""
     rec = FrameRecorder()
