@@ -73,7 +73,7 @@ def test_connection_aborted_by_a_collection_in_its_start_leaves_no_timer(world):
 def test_connection_whose_fd_somebody_else_has_closed_ends(world):
     """One os.close() too many anywhere in the program must not leave a connection that cannot end."""
     rec = FrameRecorder()
-    conn, _ = world.connect(rec)
+    conn, _peer = world.connect(rec)
     world.turn()
     os.close(conn.fileno())
     conn.send(b"x")
@@ -141,7 +141,7 @@ def test_connection_list_changed_by_a_collection_in_send_many_is_sent_as_it_was_
 def test_connection_reads_on_after_somebody_released_the_reactors_buffer(world):
     """An endpoint beside it that reads with ``with reactor.recv_buffer``."""
     rec = FrameRecorder()
-    conn, peer = world.connect(rec)
+    _conn, peer = world.connect(rec)
     with world.reactor.recv_buffer:
         pass
     others = [bytearray(256 * 1024) for _ in range(4)]  # what would get the memory, if it were free
@@ -186,7 +186,7 @@ def test_connection_read_from_inside_of_its_own_callback_delivers_each_frame_onc
 def test_connection_without_a_receiver_ends_after_the_linger_whatever_the_idle_timeout(world):
     """It is closed as it starts; its idle timer must not take the place of the one that ends it."""
     rec = Recorder()
-    conn, peer = world.connect(rec, idle_timeout=100, linger=2)
+    conn, _peer = world.connect(rec, idle_timeout=100, linger=2)
     world.turn()
     assert (conn.state, conn.close_reason) == ("lingering", CloseReason.HANDLER)
     world.advance(2)
@@ -201,7 +201,7 @@ def test_connection_repr_names_its_peer_before_anybody_has_asked(world):
 
 def test_connection_protocol_set_after_a_function_is_told_of_the_end(world):
     """``protocol`` is public: who takes a connection over from a handler is told when it is lost."""
-    conn, peer = world.connect(FunctionProtocol(lambda conn, frame: None), linger=0)
+    conn, _peer = world.connect(FunctionProtocol(lambda conn, frame: None), linger=0)
     rec = FrameRecorder()
     conn.protocol = rec
     rec.connection_made(conn)
