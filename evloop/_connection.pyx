@@ -531,7 +531,11 @@ cdef class Connection(Endpoint):
         if self._pending is None:
             self._undelivered = 0
         if decoder is None:
-            items = [(<const char*>data)[:size]]
+            try:
+                items = [(<const char*>data)[:size]]
+            except MemoryError as exc:
+                self._fault = exc
+                return 0
             self._undelivered += size
         else:
             start = decoder._position
@@ -604,7 +608,11 @@ cdef class Connection(Endpoint):
         parts[2].iov_base, parts[2].iov_len = buffer, READ_SIZE - head - body
         size = self.core.sys.readv(self._sock, parts, 3 if parts[2].iov_len else 2)
         error = errno
-        received = self._decoder.received_guess(size)
+        try:
+            received = self._decoder.received_guess(size)
+        except MemoryError as exc:
+            self._fault = exc
+            return self._run_pending()
         if size < 0:
             return 0 if _would_block(error) else self._failed_io(_os_error(error))
         if size == 0:
@@ -613,7 +621,8 @@ cdef class Connection(Endpoint):
         self._received(size)
         if received is not None:
             self._decode(<const unsigned char*>PyBytes_AS_STRING(received), PyBytes_GET_SIZE(received))
-        self._decode(buffer, max(size - head - body, 0))
+        if self._fault is None and self._state == OPEN:
+            self._decode(buffer, max(size - head - body, 0))
         return self._run_pending()
 
     cdef int _add_pending(self, list items) except -1:

@@ -306,7 +306,11 @@ class Connection(Deadlines, Endpoint):
             self._undelivered = 0
         decoder = self._decoder  # a collection may end the connection meanwhile, which lets go of it
         if decoder is None:
-            self._pending.append(data.tobytes())
+            try:
+                self._pending.append(data.tobytes())
+            except MemoryError as exc:
+                self._fault = exc
+                return
             self._undelivered += len(data)
             return
         start = decoder.position

@@ -37,6 +37,8 @@ cdef extern from "_bodies.h":
 
 cdef extern from "Python.h":
     object _new_bytes "PyBytes_FromStringAndSize"(const unsigned char* data, Py_ssize_t size)
+    PyObject* PyBytes_New "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size) noexcept
+    void PyErr_Clear() noexcept
     PyObject* PyList_GET_ITEM(list items, Py_ssize_t index)
     int _PyBytes_Resize(PyObject** body, Py_ssize_t size) except -1
     void Py_DECREF(PyObject*)
@@ -361,15 +363,17 @@ cdef class FrameDecoder:
                 self._filled = body
                 return None
         received = None
-        if size > 0:
-            received = _new_bytes(NULL, min(size, head + room))
-            memcpy(PyBytes_AS_STRING(received), self._header, min(size, head))
-            if body > 0:
-                memcpy(PyBytes_AS_STRING(received) + head, PyBytes_AS_STRING(<object>self._body), body)
-            if not right:
-                self._doubt = DOUBT
-        evl_give_body(self._body)
-        self._body = NULL
+        try:
+            if size > 0:
+                received = _new_bytes(NULL, min(size, head + room))
+                memcpy(PyBytes_AS_STRING(received), self._header, min(size, head))
+                if body > 0:
+                    memcpy(PyBytes_AS_STRING(received) + head, PyBytes_AS_STRING(<object>self._body), body)
+                if not right:
+                    self._doubt = DOUBT
+        finally:
+            evl_give_body(self._body)
+            self._body = NULL
         return received
 
     cdef object feed_one(self, const unsigned char* data, Py_ssize_t size):
@@ -380,17 +384,20 @@ cdef class FrameDecoder:
         cdef Codec codec = self._codec
         cdef Py_ssize_t head = codec.size, body = size - head
         cdef uint64_t value
+        cdef PyObject* made
         if body < 0 or self._state != HEADER or self._header_size or self._rest is not None or self._busy or \
                 not codec.simple or codec.deliver_as or body >= GUESSED or self._failure is not None:
             return None
         value = evl_load(data, codec.order)
         if value < self._fast_low or value > self._fast_high or <int64_t>value - codec.delta != body:
             return None
-        self._busy = True  # as in feed_pointer
-        try:
-            frame = _new_bytes(data + head, body)
-        finally:
-            self._busy = False
+        # Nobody's code runs in this allocation.  Without memory the usual way says so, with all that belongs to it.
+        made = PyBytes_New(<const char*>data + head, body)
+        if made is NULL:
+            PyErr_Clear()
+            return None
+        frame = <object>made
+        Py_DECREF(made)  # the variable has its own
         self._position += size
         self._frames += 1
         self._payload_bytes += body
