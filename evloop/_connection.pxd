@@ -125,7 +125,6 @@ cdef class Connection(Endpoint):
     cdef int _shutdown(self) noexcept
     cdef int _abort(self, object reason, object exc) except -1
     cdef int _failed_io(self, object exc) except -1
-    cdef int _remember_peer(self) except -1
     cdef int _end(self, object reason, object exc) except -1
     cdef object _dispatch(self, str name, tuple args)
     cdef int _update_events(self) except -1

@@ -455,11 +455,7 @@ cdef class Connection(Endpoint):
         return self._sock
 
     def __repr__(self):
-        try:
-            peer = self.peer
-        except OSError:
-            peer = None  # somebody else has closed the fd
-        return describe(STATES[self._state], self.close_reason, peer, self._output())
+        return describe(STATES[self._state], self.close_reason, self.peer, self._output())
 
     # --- input -------------------------------------------------------------------------------------------------
 
@@ -657,6 +653,7 @@ cdef class Connection(Endpoint):
     cdef int _continue_soon(self) except -1:
         if not self._scheduled:
             self._scheduled = True
+            self.core.check_usable()
             self.core.schedule(self._continue, (), None)
         return 0
 
@@ -1145,22 +1142,15 @@ cdef class Connection(Endpoint):
     def _finish(self):
         self._end(None, None)
 
-    cdef int _remember_peer(self) except -1:
-        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
-        if self._peer is None and not self._address_size:
-            try:
-                self._peer = self._ask(peer_address)
-            except (OSError, MemoryError):
-                pass  # somebody else has closed the fd; the end must not fail for want of a name
-        return 0
-
     cdef int _end(self, object reason, object exc) except -1:
         """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
         cdef Core core = self.core
         cdef int fd = self._sock
         if self._state == CLOSED:
             return 0
-        self._remember_peer()
+        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
+        if self._peer is None and not self._address_size:
+            self._peer = self._ask(peer_address)
         if self._state == CLOSED:
             return 0
         self._state = CLOSED
@@ -1180,6 +1170,7 @@ cdef class Connection(Endpoint):
         self._decoder = None
         self._account()
         # Not from inside whatever called close(): a callback never runs in the middle of another one.
+        core.check_usable()
         core.schedule(self._lost, (), None)
         return 0
 
@@ -1219,7 +1210,7 @@ cdef class Connection(Endpoint):
     # --- small parts -------------------------------------------------------------------------------------------
 
     def _ask(self, question):
-        """Return what the standard library finds out about the socket; None once closed."""
+        """Return what the standard library finds out about the socket; None once closed, by whomever."""
         if self.closed:
             return None
         try:
@@ -1228,10 +1219,9 @@ cdef class Connection(Endpoint):
                 answer = question(sock)
             finally:
                 sock.detach()
-        except (OSError, ValueError):
-            if not self.closed:
-                raise
-        # The end may have come in between, to another thread's question: the number is nobody's then, or another's.
+        except (OSError, ValueError, MemoryError):
+            return None  # the end must not fail for want of a name
+        # It may have come in between, to another thread's question: the number is nobody's then, or somebody else's.
         return None if self.closed else answer
 
     cdef object _dispatch(self, str name, tuple args):
@@ -1281,7 +1271,9 @@ cdef class Connection(Endpoint):
 
         To make a timer may run a collection, and that close() or abort(): then theirs is the one that counts.
         """
-        cdef object other = self.core.schedule_at(when, callback, (), None)
+        cdef object other
+        self.core.check_usable()
+        other = self.core.schedule_at(when, callback, (), None)
         if self._state == state:
             other, self._timer = self._timer, other
         if other is not None:

@@ -264,11 +264,7 @@ class Connection(Deadlines, Endpoint):
         return -1 if self.closed else self._fd
 
     def __repr__(self) -> str:
-        try:
-            peer = self.peer
-        except OSError:
-            peer = None  # somebody else has closed the fd
-        return describe(self._state, self.close_reason, peer, len(self._out))
+        return describe(self._state, self.close_reason, self.peer, len(self._out))
 
     # --- input -------------------------------------------------------------------------------------------------
 
@@ -579,19 +575,12 @@ class Connection(Deadlines, Endpoint):
             return self._finish(CloseReason.RESET if exc.errno in PEER_GONE else CloseReason.ERROR, exc)
         return self._finish()
 
-    def _remember_peer(self) -> None:
-        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
-        if self._peer is None:
-            try:
-                self._peer = self._ask(peer_address)
-            except (OSError, MemoryError):
-                pass  # somebody else has closed the fd; the end must not fail for want of a name
-
     def _finish(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> None:
         """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
         if self._state is CLOSED:
             return
-        self._remember_peer()
+        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
+        self._peer = self.peer
         if self._state is CLOSED:
             return
         self._state = CLOSED
@@ -645,16 +634,12 @@ class Connection(Deadlines, Endpoint):
     # --- small parts -------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[socket.socket], Any]) -> Any:
-        """Return what the standard library finds out about the socket; None once closed."""
-        if self.closed:
-            return None
+        """Return what the standard library finds out about the socket; None once closed, by whomever."""
         try:
-            answer = question(self._sock)
-        except OSError:
-            if not self.closed:
-                raise
-        # The end may have come in between, to another thread's question.
-        return None if self.closed else answer
+            answer = None if self.closed else question(self._sock)
+        except (OSError, MemoryError):
+            return None  # the end must not fail for want of a name
+        return None if self.closed else answer  # it may have come in between, to another thread's question
 
     def _dispatch(self, callback: Callable[..., Any], *args: Any) -> Any:
         """Run a callback of the application; what it sends leaves with one send when it returns."""

@@ -1090,6 +1090,8 @@ cdef class Core:
     cdef int want(self, Endpoint endpoint, int fd, int events) except -1:
         if endpoint.wanted == events and endpoint.fd == fd:
             return 0
+        if self._closed and not events:
+            return 0  # which watches nothing, as unregister() says
         self.check_closed()
         if endpoint.fd >= 0 and endpoint.fd != fd:
             raise ValueError(f"{endpoint!r} is registered for fd {endpoint.fd}, not {fd}")

@@ -14,7 +14,7 @@ import os
 import socket
 
 import pytest
-from peers import DataRecorder, FrameRecorder, Recorder, connection_class, encode, world
+from peers import DataRecorder, FrameRecorder, Recorder, World, connection_class, encode, world
 
 from evloop import CloseReason, Framing
 from evloop.protocol import FunctionProtocol
@@ -208,3 +208,21 @@ def test_connection_protocol_set_after_a_function_is_told_of_the_end(world):
     conn.close()
     world.turn(2)
     assert rec.log == ["made", "lost"]
+
+
+@pytest.mark.parametrize("call", ["close", "abort", "resume_reading", "pause_reading"])
+def test_connection_used_after_its_reactor_was_closed_raises_where_it_needs_a_turn(connection_class, call):
+    """What it asks for would never be run; the socket is closed by abort() all the same."""
+    world = World(connection_class)
+    conn, peer = world.connect(FrameRecorder())
+    world.turn()
+    if call == "resume_reading":
+        conn.pause_reading()
+    world.reactor.close()
+    refused = contextlib.nullcontext() if call == "pause_reading" else pytest.raises(RuntimeError, match="is closed")
+    with refused:
+        getattr(conn, call)()
+    with contextlib.suppress(RuntimeError):
+        conn.abort()
+    assert conn.fileno() == -1
+    peer.close()
