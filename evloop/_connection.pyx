@@ -541,6 +541,8 @@ cdef class Connection(Endpoint):
                 # Nothing that was accepted is lost: the frames before the fault are delivered first.
                 items = list(getattr(exc, "frames", ()))
                 self._fault = exc
+                if type(exc) is MemoryError:
+                    exc.frames = ()  # the interpreter may raise this very object again, for another stream
             self._undelivered += decoder._position - start
             if self._bounds.frame_timeout:
                 self._time_frame()

@@ -316,6 +316,8 @@ class Connection(Deadlines, Endpoint):
             # Nothing that was accepted is lost: the frames before the fault are delivered first.
             self._pending.extend(getattr(exc, "frames", ()))
             self._fault = exc
+            if type(exc) is MemoryError:
+                exc.frames = ()  # type: ignore[attr-defined]  # the very object may be raised again, for another stream
         self._undelivered += decoder.position - start
 
     def _input(self) -> int:
