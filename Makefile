@@ -8,8 +8,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-pure lint format bench bench-setup bench-framing bench-echo bench-output annotate clean \
-        check-machine
+.PHONY: help run build test test-pure test-asan lint format bench bench-setup bench-framing bench-echo bench-output \
+        annotate clean check-machine
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: build $(VENV)/.test  ## run all tests
 
 test-pure: build $(VENV)/.test  ## run the tests as a machine without the extension would
 	EVLOOP_PURE=1 $(BIN)/python -m pytest --pure-only
+
+test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSan, 4 minutes (ARGS=tests/contract)
+	@.ci/test-asan $(ARGS)
 
 lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .

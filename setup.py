@@ -1,7 +1,8 @@
 """The extensions, and nothing else: metadata is in pyproject.toml.
 
 EVLOOP_PURE_BUILD=1 builds without a compiler.  It has to be asked for: a package that silently lacks its
-extensions is slow on the machine where nobody looks.
+extensions is slow on the machine where nobody looks.  EVLOOP_SANITIZE=1 builds for `make test-asan`; a process that
+loads such an extension must have libasan loaded before.
 """
 
 import os
@@ -15,6 +16,12 @@ REMEDY = (
     "evloop: the C compiler failed on {}; its words are above. Install a compiler and the Python headers "
     "(Debian, Ubuntu: apt-get install gcc python3-dev), or set EVLOOP_PURE_BUILD=1 for the slower pure-Python build."
 )
+
+# -UNDEBUG: the assertions of Python's own headers, such as that PyList_GET_SIZE is given a list.  -fno-wrapv: Python's
+# flags make signed overflow wrap, and what wraps UBSan does not report.  The rest is what the sanitizers ask for.
+SANITIZERS = "-fsanitize=address,undefined"
+SANITIZED = [SANITIZERS, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g", "-UNDEBUG",
+             "-fno-wrapv", "-U_FORTIFY_SOURCE"]  # fmt: skip
 
 
 class BuildExtensions(build_ext):
@@ -34,6 +41,9 @@ def extensions():
 
     # -O3 over the distribution's -O2: the decode loop gains from unrolled header loads; see bench/test_framing.py.
     options = {"include_dirs": ["evloop"], "extra_compile_args": ["-O3", "-Wno-pointer-sign"]}
+    if os.environ.get("EVLOOP_SANITIZE") == "1":
+        options["extra_compile_args"] += SANITIZED
+        options["extra_link_args"] = [SANITIZERS]
     headers = ["evloop/_wire.h", "evloop/_bodies.h", "evloop/_syscalls.h"]
     compiled = [
         Extension(f"evloop.{name}", [f"evloop/{name}.pyx"], depends=headers, **options)
