@@ -1188,6 +1188,9 @@ cdef class Connection(Endpoint):
             core.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+            # A protocol knows its connection, as a traceback does: in a circle all would wait for the collector.
+            self.protocol = self._receive = self._receiver = self._on_lost = None
+            self._exc = self._fault = self._broken = None
 
     cdef int _account(self) except -1:
         """Tell the budget, if there is one, what has changed since the last time."""

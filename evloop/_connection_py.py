@@ -68,7 +68,7 @@ class Connection(Deadlines, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
-        protocol: the object whose callbacks are called.
+        protocol: the object whose callbacks are called; None after ``connection_lost``.
         framing: the wire format, or None.
         context: for the application; a handler function keeps its per-connection state here.  None at first.
         close_reason: a :class:`CloseReason` once it is closing, else None; final in ``connection_lost``.
@@ -116,7 +116,7 @@ class Connection(Deadlines, Endpoint):
         self._fd = self._sock.fileno()
         self._on_lost = on_lost
         self._throttle = throttle  # hold reading while the output is above high_water
-        self.protocol = protocol
+        self.protocol: Protocol | None = protocol
         self.framing = framing
         self.context: Any = None
         self._encode: Callable[..., bytes] = as_they_are if framing is None else framing.encode
@@ -127,13 +127,11 @@ class Connection(Deadlines, Endpoint):
         self._pending: deque[Any] = deque()
         self._undelivered = 0  # bytes of the frames that the last read made whole
         self._fault: FramingError | MemoryError | TlsError | None = None
-        self._eof = self._eof_told = self._scheduled = self._paused = self._corked = self._full = self._write_eof = (
-            False
-        )
-        self._discarded = 0
+        self._eof = self._eof_told = self._scheduled = self._paused = False
+        self._corked = self._full = self._write_eof = False
         self._out = bytearray()
         self._broken: OSError | None = None
-        self._events = 0
+        self._events = self._discarded = 0
         self._alarm = output_alarm(limits)  # bytes of output above which _output_high is to look
         self._send_turn = -1  # the turn that _send_room is of: bytes that may still be written in it
         self._send_room = 0
@@ -270,10 +268,10 @@ class Connection(Deadlines, Endpoint):
 
     def _find_receivers(self) -> None:
         """Look the protocol's methods up, once: after connection_made, which may have set them."""
-        if type(self.protocol) is FunctionProtocol:
-            self._receive_many, self._receive_one = None, functools.partial(self.protocol.handler, self)
-        else:
+        if type(self.protocol) is not FunctionProtocol:
             self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
+        else:
+            self._receive_many, self._receive_one = None, functools.partial(self.protocol.handler, self)
 
     def on_readable(self) -> None:
         """Take what has arrived, at most one shared buffer, and deliver it."""
@@ -617,6 +615,9 @@ class Connection(Deadlines, Endpoint):
             reactor.dispatching = outer
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
+            # A protocol knows its connection, as a traceback does: in a circle all would wait for the collector.
+            self.protocol = self._receive_many = self._receive_one = self._on_lost = None
+            self._exc = self._fault = self._broken = None
 
     def _account(self) -> None:
         """Tell the budget, if there is one, what has changed since the last time."""
