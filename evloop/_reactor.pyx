@@ -622,7 +622,11 @@ cdef class _Epoll:
                 (&errno)[0] = error
                 PyErr_SetFromErrno(OSError)
             PyErr_CheckSignals()
-            return 0
+            if timeout <= 0:
+                return 0
+            # A process that was stopped meanwhile is continued with EINTR (signal(7)); the time may be over by now, and
+            # who is timed out without another look may have his data waiting.
+            return self.wait(0)
         self._full = count == self._capacity
         return count
 
@@ -1276,7 +1280,9 @@ cdef class Core:
         cdef _Epoll epoll = self.epoll
         cdef int index, count
         if epoll is None:
-            self._process_events(self._any_selector.select(None if timeout < 0 else timeout))
+            ready = self._any_selector.select(None if timeout < 0 else timeout)
+            # Python ends an interrupted wait whose time is over without a look (PEP 475); see _Epoll.wait.
+            self._process_events(ready if ready or timeout <= 0 else self._any_selector.select(0.0))
             return 0
         count = epoll.wait(timeout)
         self._events += count

@@ -498,7 +498,12 @@ class Core:
         self._check_closed()  # the turn before may have forked, and this be the child
         self._flush_dirty()
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
-        events = self._selector.select(self._time_to_wait(timeout))
+        wait = self._time_to_wait(timeout)
+        events = self._selector.select(wait)
+        if wait and not events:
+            # A process that is stopped meanwhile is continued with EINTR (signal(7)), and Python then ends a wait whose
+            # time is over without a look (PEP 475).  Price: a system call for each wait that a timer has ended.
+            events = self._selector.select(0.0)
         self._awake = True
         self._process_events(events)
         # After the I/O: a reactor that was held up must not time out the peers whose data is waiting.

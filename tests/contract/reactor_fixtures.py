@@ -54,14 +54,17 @@ class ManualClock(selectors.DefaultSelector):
         super().__init__()
         self.now = 1000.0
         self.waits = []
+        self.slept = False
         self.early = 0  # how often a wait ends half-way, as a kernel may let it
 
     def time(self):
         return self.now
 
     def select(self, timeout=None):
-        self.waits.append(timeout)
+        if timeout or not self.slept:  # the look that follows a wait is no wait
+            self.waits.append(timeout)
         events = super().select(0)
+        self.slept = bool(timeout) and not events
         if not events and timeout:
             if self.early:
                 self.early -= 1

@@ -4,9 +4,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from reactor_fixtures import (
+    PATIENCE,
     READ,
     ManualClock,
     clock,
@@ -263,3 +269,39 @@ def test_manual_clock_nothing_to_do_waits_without_limit(timed):
         with pytest.raises(Deadlock):
             reactor.run_forever()
     assert selector.now == 1001
+
+
+STOPPED = """
+import importlib, selectors, socket, sys, time
+module, selector = sys.argv[1:]
+reactor = importlib.import_module(module).Reactor(getattr(selectors, selector)() if selector else None)
+def read():
+    print("data", sys.stdin.buffer.raw.read(1), flush=True)
+    reactor.stop()
+def late():
+    print("timer", flush=True)
+    reactor.stop()
+reactor.add_reader(0, read)
+reactor.call_later(0.3, late)
+print("waiting", flush=True)
+reactor.run_forever()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selector", ["", "EpollSelector", "PollSelector", "SelectSelector"])
+def test_timer_due_while_the_process_was_stopped_runs_after_the_data(reactor_module, selector):
+    """A stopped server (SIGSTOP, a debugger, a paused container) must not time out those whose data is waiting."""
+    command = [sys.executable, "-W", "error", "-c", STOPPED, reactor_module.__name__, selector]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "waiting\n"
+        # In the wait by then, or before it: the data comes first in both cases, but only the first one is a test.
+        time.sleep(0.1)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped: its wait has ended, and found nothing
+        process.stdin.write("x")
+        process.stdin.flush()
+        time.sleep(0.4)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "data b'x'\n"
+        assert process.wait(PATIENCE) == 0
