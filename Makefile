@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-pure test-asan lint format bench bench-setup bench-framing bench-echo bench-output \
+.PHONY: help run build test test-pure test-asan test-fault lint format bench bench-setup bench-framing bench-echo bench-output \
         annotate clean check-machine
 
 help:                 ## list the targets
@@ -27,6 +27,9 @@ test-pure: build $(VENV)/.test  ## run the tests as a machine without the extens
 
 test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSan, 4 minutes (ARGS=tests/contract)
 	@.ci/test-asan $(ARGS)
+
+test-fault: build $(VENV)/.test  ## run the fault catalogue: hostile peers, broken networks, a kernel that fails
+	$(BIN)/python -m pytest -m fault tests/fault
 
 lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
