@@ -75,11 +75,11 @@ class Obedient(evloop.Protocol):
             return self.do_raise(name)
         raise getattr(builtins, name)("as ordered")
 
-    def do_big(self, size):
-        self.conn.send(bytes(int(size)))
+    def do_big(self, count):
+        self.conn.send_many([bytes(1 << 20)] * int(count))
 
-    def do_last(self, text):
-        self.conn.send(text.encode())
+    def do_last(self, *words):
+        self.conn.send(" ".join(words).encode())
         self.conn.close()
 
     def do_close_twice(self):
@@ -140,12 +140,18 @@ class Obedient(evloop.Protocol):
         self.conn.send(b"forked")
 
     def do_fork_and_kill(self):
+        ends = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(ends[1], b"x")  # Python forgets the signals that come while it forks
             signal.pause()
             os._exit(1)
+        os.read(ends[0], 1)
         os.kill(child, signal.SIGTERM)
-        self.conn.send(b"killed" if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM else b"?")
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for fd in ends:
+            os.close(fd)
+        self.conn.send(b"killed" if code == -signal.SIGTERM else b"ended by itself")
 
 
 def ready(new):

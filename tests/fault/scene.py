@@ -74,13 +74,14 @@ def exchange(sock, data, fin=True, pieces=None):
     sock.setblocking(False)
     received, view, deadline = bytearray(), memoryview(data), time.monotonic() + PATIENCE
     while True:
+        if fin and not view:
+            sock.shutdown(socket.SHUT_WR)
+            fin = False
         readable, writable, _ = select.select([sock], [sock] if view else [], [], PATIENCE)
         assert readable or writable, f"stuck after {len(received)} bytes, with {len(view)} to send"
         assert time.monotonic() < deadline, f"too slow: {len(received)} bytes, {len(view)} to send"
         if writable:
             view = view[sock.send(view[: next(pieces) if pieces else 1 << 18]) :]
-            if not view and fin:
-                sock.shutdown(socket.SHUT_WR)
         if readable:
             more = sock.recv(1 << 18)
             if not more:
@@ -336,7 +337,8 @@ class Scene:
         lines = self.log().splitlines()
         strange = [line for line in lines if not any(re.search(pattern, line) for pattern in self.expected)]
         assert strange == []
-        assert [pattern for pattern in self.expected if not re.search(pattern, self.log())] == []
+        missing = [pattern for pattern in self.expected if not re.search(pattern, self.log(), re.M)]
+        assert missing == []
 
     def _clear(self):
         if self.witness is not None:
