@@ -356,28 +356,33 @@ class Scene:
         self._log.close()
 
 
-# --- a network of one's own ------------------------------------------------------------------------------------------
+# --- a process, and a network, of one's own ----------------------------------------------------------------------
+
+
+def again(request, launcher=(), env=None, options=()):
+    """Run the requesting test in another process; fail as it does."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "fault", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        [*launcher, *command, request.node.nodeid],
+        cwd=request.config.rootpath,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(done.stdout + done.stderr, pytrace=False)
 
 
 def in_namespace(request):
-    """Run the requesting test again in a network of its own, without any rights; return whether this is that run.
+    """Return whether this process has a network of its own; if not, the requesting test has been run in one that has.
 
-    There its addresses, routes and queues are the test's to break: ``unshare -Urn`` (user_namespaces(7)).
+    There its addresses, routes and queues are the test's to break, which takes no rights: user_namespaces(7).
     """
     if os.environ.get("FAULT_NAMESPACE") == request.node.nodeid:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         return True
     options = ["--pure-only"] if request.config.getoption("--pure-only") else []
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "fault", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(
-        ["unshare", "-Urn", *command, request.node.nodeid],
-        cwd=request.config.rootpath,
-        env={**os.environ, "FAULT_NAMESPACE": request.node.nodeid},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode:
-        pytest.fail(done.stdout + done.stderr, pytrace=False)
+    again(request, ["unshare", "-Urn"], {"FAULT_NAMESPACE": request.node.nodeid}, options)
     return False
