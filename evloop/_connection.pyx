@@ -10,6 +10,7 @@ Rule: nothing in this file may parse bytes or know a server.  Read next: ``_reac
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -200,6 +201,9 @@ def accept(Core core not None, sock):
     if type(sock) is not socket.socket:  # of a socket_factory, whose accept() may be its reason
         return accept_from(sock)
     fd = core.sys.accept4(sock.fileno(), <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    while fd < 0 and errno == EINTR:  # again, as Python's own accept does (PEP 475)
+        PyErr_CheckSignals()
+        fd = core.sys.accept4(sock.fileno(), <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if fd < 0:
         if errno == EAGAIN:
             return None

@@ -73,19 +73,16 @@ def test_accept_without_descriptors_for_long_turns_the_waiting_away(twin):
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EPROTO", "EPERM", "EINTR"])
-def test_accept_failing_in_the_kernel_goes_on_when_it_is_over(name):
-    """Catalogue 2.  Four times the kernel says no; each errno is either that one peer's end or a reason to rest.
-
-    Accepting is the same code for both twins, so one of them is enough.
-    """
+def test_accept_failing_in_the_kernel_goes_on_when_it_is_over(twin, name):
+    """Catalogue 2.  Four times the kernel says no; each errno is either that one peer's end or a reason to rest."""
     fault = f"inject=accept4:error={name}:when=2..5"
     launcher = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", fault]
-    with Scene("cython", launcher=launcher, limits={"linger": 0}) as scene:
+    with Scene(twin, launcher=launcher, limits={"linger": 0}) as scene:
         if getattr(errno, name) in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             scene.expect(r"cannot accept on ")
         for _ in range(10):
             assert scene.talk(b"once") == b"once"
-        # Python tries again by itself after EINTR (PEP 475).
+        # After EINTR it is tried again at once (PEP 475).
         errors = scene.stats().get("accept_errors", 0)
         assert errors == (0 if name == "EINTR" else 4)
 
