@@ -20,6 +20,7 @@ import time
 
 import evloop
 import evloop.server
+import evloop.tls
 from evloop import _connection_py, connection
 
 OPTIONS = json.loads(sys.argv[1])
@@ -175,6 +176,7 @@ def main():
         framing=evloop.Framing.from_struct(framing) if framing else evloop.Framing.U32,
         limits=evloop.Limits(**{"linger": 0.2, **OPTIONS.get("limits", {})}),  # else each end takes 2 s
         sockets=inherited,
+        ssl=evloop.tls.server_context(OPTIONS["certificate"]) if "certificate" in OPTIONS else None,
         ready=ready,
     )
     for child in children:
