@@ -25,7 +25,7 @@ test: build $(VENV)/.test  ## run all tests
 test-pure: build $(VENV)/.test  ## run the tests as a machine without the extension would
 	EVLOOP_PURE=1 $(BIN)/python -m pytest --pure-only
 
-test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSan, 4 minutes (ARGS=tests/contract)
+test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSan, 5 minutes (ARGS=tests/contract)
 	@.ci/test-asan $(ARGS)
 
 test-fault: build $(VENV)/.test  ## run the fault catalogue: hostile peers, broken networks, a kernel that fails

@@ -12,6 +12,7 @@ from twins import PURE_ONLY, implementations
 
 def pytest_addoption(parser):
     parser.addoption("--pure-only", action="store_true", help="test the pure-Python twins alone")
+    parser.addoption("--compiled-only", action="store_true", help="test the compiled twins alone")
     parser.addoption("--no-skips", action="store_true", help="fail a test that would be skipped for want of something")
 
 

@@ -9,6 +9,8 @@ PURE_ONLY = "only the pure twin was asked for"
 
 def implementations(config):
     """Return the names of the implementations to be tested; a missing extension is an error, not a skip."""
+    if config.getoption("--compiled-only"):
+        return ["cython"]
     return ["python"] if config.getoption("--pure-only") else ["cython", "python"]
 
 
