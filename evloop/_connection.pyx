@@ -238,11 +238,12 @@ cdef object _address_from(unsigned char* raw, socklen_t size):
 cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
 
-    def __cinit__(self, reactor, *args, **kwargs):
+    def __cinit__(self, *args, **kwargs):
+        # First, and whatever the arguments: __dealloc__ runs even when this raises, and 0 is an fd.
+        self._sock = self._send_turn = -1
         # Until __init__ has run, or after one that failed, it behaves as a closed one; on a reactor, which nothing here
         # could do without.
-        Endpoint.__init__(self, reactor)
-        self._sock = self._send_turn = -1
+        Endpoint.__init__(self, args[0] if args else kwargs.get("reactor"))
         self._due = INFINITY
         self._state = CLOSED
         self.closed = True

@@ -16,7 +16,7 @@ import socket
 import pytest
 from peers import DataRecorder, FrameRecorder, Recorder, World, connection_class, encode, world
 
-from evloop import CloseReason, Framing
+from evloop import CloseReason, Framing, Limits
 from evloop.protocol import FunctionProtocol
 
 PLACES = 40  # more tracked objects than any of the operations makes
@@ -172,6 +172,20 @@ def test_connection_that_was_never_initialised_is_refused_or_closed(world):
     with contextlib.suppress(AttributeError):
         conn.send(b"x")
         assert (conn.is_closing(), conn.fileno(), conn.stats.output) == (True, -1, 0)
+
+
+@pytest.mark.parametrize("arguments", [(), (object(), None, None)], ids=["nothing", "no reactor"])
+def test_connection_that_is_refused_closes_no_descriptor(world, arguments):
+    """What fails before it has a socket must not close one: 0 is the standard input, or whatever has that number."""
+    kept = os.dup(0)
+    try:
+        with pytest.raises(TypeError):
+            world.connection_class(*arguments, framing=None, limits=Limits())
+        gc.collect()
+        assert os.path.sameopenfile(0, kept)
+    finally:
+        os.dup2(kept, 0)  # for the tests to come
+        os.close(kept)
 
 
 @pytest.mark.parametrize("size", [10, 40_000])
