@@ -20,6 +20,7 @@ import pathlib
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -47,6 +48,12 @@ WORST = 1.0
 # Turns of an idle reactor in IDLE seconds: the question itself is two.  A spinning one makes thousands.
 IDLE = 0.1
 IDLE_TURNS = 8
+
+
+def needs(*programs):
+    """Return a mark that skips, and says so, where one of *programs* is not installed."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
 def until(condition, what="the condition", patience=PATIENCE):
@@ -345,6 +352,8 @@ class Scene:
         untold = closed - report["tally"]["lost"]
         assert untold == 0 or (self.tls is not None and untold > 0)  # of a handshake that fails no protocol hears
         assert self.idle_turns() <= IDLE_TURNS, "the reactor spins"
+        if self.witness is not None:
+            leave(self.witness.sock)  # else the server lingers for it
         self.end()
 
     def end(self, sig=signal.SIGTERM, code=0):

@@ -21,8 +21,8 @@ from evloop import connection
 
 pytestmark = pytest.mark.fault
 
-SEEDS = 400  # of each sort and twin, in blocks
-BLOCK = 100
+SEEDS = 240  # of each sort and twin, in blocks
+BLOCK = 60
 PATIENCE = 20.0  # seconds of a seed; only a failing one takes as long
 # The reactor's clock is this much faster than a real one, so that its rests (0.1 s after EMFILE) cost little.  No limit
 # may depend on it: a machine that does something else for a moment would reach it.

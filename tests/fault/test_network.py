@@ -15,10 +15,10 @@ import time
 
 import pytest
 from programs import frame, receive, receive_frame
-from scene import WORST, Scene, ending, in_namespace, more_files, until
+from scene import WORST, Scene, ending, in_namespace, more_files, needs, until
 from test_writing import last_words
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, needs("unshare", "ip", "ss", "tc")]
 
 TCP_REPAIR = 19
 ELSEWHERE = "198.51.100.7"  # an address of the documentation's (RFC 5737): the peers that are to vanish

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from programs import frame, receive, receive_frame, rest_of
-from scene import IDLE_TURNS, Scene, ending, exchange, more_files, reset, until
+from scene import IDLE_TURNS, Scene, ending, exchange, more_files, needs, reset, until
 
 pytestmark = pytest.mark.fault
 
@@ -99,6 +99,7 @@ def kernel_memory(scene):
     return sum(map(int, re.findall(r"skmem:\(r\d+,rb\d+,t\d+,tb\d+,f\d+,w(\d+),", listing)))
 
 
+@needs("ss")
 @pytest.mark.slow
 def test_write_to_many_stopped_readers_leaves_little_in_the_kernel(twin):
     """Catalogue 31.  A stalled reader pins up to 4 MB of kernel memory that no RSS shows; TCP_NOTSENT_LOWAT bounds it.
@@ -208,7 +209,10 @@ def last_words(peer, payload=bytes(1 << 20)):
             assert more, f"the end came after {heard!r}"
             heard += more
         elif writable:
-            out = out[peer.send(out[:65536]) :]
+            try:
+                out = out[peer.send(out[:65536]) :]
+            except (BrokenPipeError, ConnectionResetError):
+                out = None  # the server has discarded enough of it; what it said before is here
     assert heard == want
     peer.close()
 

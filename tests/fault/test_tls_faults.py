@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import shutil
 import signal
 import socket
 import ssl
@@ -16,7 +15,7 @@ import time
 
 import pytest
 from programs import frame, receive_frame
-from scene import WORST, Scene, ending, more_files, reset, until
+from scene import WORST, Scene, ending, more_files, needs, reset, until
 from tlspeers import CA, EXPIRED, SERVER, STRANGER, foreign_client
 
 pytestmark = pytest.mark.fault
@@ -134,7 +133,7 @@ def test_tls_end_without_close_notify_is_truncated(twin, cut):
         until(lambda: scene.closed("truncated") == 1)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="Python's ssl cannot ask for it, and there is no openssl")
+@needs("openssl")  # Python's ssl cannot ask for it
 def test_tls_renegotiation_is_refused(twin):
     """TLS 1.2's renegotiation costs the server a signature whenever a client likes: it is answered with an alert."""
     with tls_scene(twin) as scene:
