@@ -25,8 +25,12 @@ DOORS = {
 }
 # A compiled seam stands on compiled ones: their C-level ways in are not the doors'.
 COMPILED_ON = {"evloop._connection": {"evloop._framing", "evloop._reactor"}}
-# TLS is written once, over the readable twin: the cipher costs more than the connection does.
-BESIDE = {("evloop._connection_py", "evloop._connection_tls")}
+# TLS is written once, over the readable twin: the cipher costs more than the connection does.  So are packets: their
+# system calls are one a message, whoever makes them.
+BESIDE = {
+    ("evloop._connection_py", "evloop._connection_tls"),
+    ("evloop._connection_py", "evloop._connection_packets"),
+}
 # What a layer must not know; the names are modules, of the standard library or ours.
 FORBIDDEN = {
     "evloop.errors": {"evloop", "socket", "selectors", "time", "logging"},
@@ -41,6 +45,8 @@ FORBIDDEN = {
     "evloop._admission": {"asyncio", "logging", "selectors", "evloop.reactor", "evloop.connection", "evloop.server"},
     "evloop._tls_stream": {"socket", "selectors", "time", "logging", "evloop.reactor", "evloop.connection"},
     "evloop._connection_tls": {"asyncio", "evloop.server", "logging", "time"},
+    "evloop._packets": {"selectors", "logging", "evloop.framing", "evloop.reactor", "evloop.connection"},
+    "evloop._connection_packets": {"asyncio", "evloop.server", "logging", "time"},
     "evloop.tls": {"socket", "selectors", "time", "logging", "evloop.reactor", "evloop.connection"},
     "evloop.sockets": {"asyncio", "logging", "selectors", "evloop.reactor", "evloop.framing"},
     "evloop.addresses": {"asyncio", "logging", "selectors", "evloop.sockets"},
