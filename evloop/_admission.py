@@ -25,7 +25,7 @@ def address_key(peer: Address) -> Key | None:
     A household or a rented machine has a whole /64 (RFC 6177), so that a bound per address would bound nobody there.
     None, exempt: loopback (127.0.0.0/8, ::1), which is a proxy on this machine or its operator, and UNIX sockets.
     """
-    if peer.kind == "unix":
+    if peer.is_unix:
         return None
     host = peer.host
     if ":" in host:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from evloop.addresses import Address
 from evloop.errors import FrameTooLarge
 
 # Bytes of the packets in which a stream of frames is sent: what most programs read at once, and what the kernel finds
@@ -37,6 +38,13 @@ class PacketTooLarge(FrameTooLarge):
 
     def _text(self) -> str:
         return f"packet of {self.length} bytes exceeds {self.limit}, {self.knob}"
+
+
+def refuse_tls(addresses: Iterable[Address]) -> None:
+    """Return if TLS can be had on *addresses*; ValueError: one is of packets, and records are a stream's."""
+    for address in addresses:
+        if address.kind == "seqpacket":
+            raise ValueError(f"{address} keeps packets, and TLS needs a stream: leave ssl out, or use unix: or TCP")
 
 
 def largest_packet(sock: socket.socket) -> int:

@@ -1,4 +1,5 @@
-"""One syntax for addresses, TCP and UNIX, everywhere: ``127.0.0.1:9000``, ``[::1]:9000``, ``:9000``, ``unix:/path``.
+"""One syntax for addresses, TCP and UNIX, everywhere: ``127.0.0.1:9000``, ``[::1]:9000``, ``:9000``, ``unix:/path``,
+``seqpacket:/path``.
 
 Rule: nothing in this file may open a socket or ask DNS.  Read next: ``sockets.py``, which does both.
 """
@@ -18,7 +19,8 @@ MAX_PATH = 107  # bytes: sun_path holds 108 and the last is the NUL (unix(7)); a
 
 # Whatever ends or redraws a line of output; an address stands in the LISTENING line, in logs and in one-line errors.
 _CONTROL = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
-_FORMS = "write host:port, [ipv6]:port, :port, port or unix:/path"
+_FORMS = "write host:port, [ipv6]:port, :port, port, unix:/path or seqpacket:/path"
+_UNIX = ("unix", "seqpacket")  # SOCK_STREAM and SOCK_SEQPACKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +28,32 @@ class Address:
     """Where a server listens or a peer is: a value, not checked by itself; `parse_address` makes and checks it.
 
     Attributes:
-        kind: ``"tcp"`` or ``"unix"``.
+        kind: ``"tcp"``, ``"unix"`` (a stream) or ``"seqpacket"`` (packets over a UNIX socket).
         host: a name, an IPv4 or (without brackets, perhaps with ``%zone``) an IPv6 address; ``""`` is every interface.
         port: 0..65535; 0 asks the kernel for a free one.
         path: of a UNIX socket; ``@name`` is abstract (a file of that name is ``./@name``); ``""`` is an unnamed peer.
     """
 
-    kind: Literal["tcp", "unix"]
+    kind: Literal["tcp", "unix", "seqpacket"]
     host: str = ""
     port: int = 0
     path: str = ""
 
     def __str__(self) -> str:
         """Return the text that `parse_address` reads: ``127.0.0.1:9000``, ``[::1]:9000``, ``unix:/path``."""
-        if self.kind == "unix":
-            return f"unix:{self.path}"
+        if self.is_unix:
+            return f"{self.kind}:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def label(self) -> str:
-        """The kind and the place as two words: ``tcp 127.0.0.1:9000``, ``unix /path``."""
-        return f"unix {self.path}" if self.kind == "unix" else f"tcp {self}"
+        """The kind and the place as two words: ``tcp 127.0.0.1:9000``, ``unix /path``, ``seqpacket /path``."""
+        return f"{self.kind} {self.path if self.is_unix else self}"
+
+    @property
+    def is_unix(self) -> bool:
+        """True for a UNIX socket of either kind: it has a path, and no host."""
+        return self.kind in _UNIX
 
     def for_client(self) -> Address:
         """Return the address to connect to: "every interface" becomes the loopback of its family.  Any thread."""
@@ -66,8 +73,9 @@ def parse_address(
     """Return the `Address` that *address* means, checked.
 
     Texts: ``host:port``, ``[ipv6]:port``, ``[ipv6%zone]:port``, ``:port`` (every interface), ``port`` (on
-    *default_host*), ``unix:/path``, ``unix:relative``, ``unix:@abstract``.  Also a ``(host, port)`` tuple, an int port
-    and an `Address`.  A host without a port is refused; *default_port* is what the error proposes.  No DNS is asked.
+    *default_host*), ``unix:/path``, ``unix:relative``, ``unix:@abstract``, and the same three with ``seqpacket:``.
+    Also a ``(host, port)`` tuple, an int port and an `Address`.  A host without a port is refused; *default_port* is
+    what the error proposes.  No DNS is asked.
 
     Raises:
         AddressError: the value is no address, the port is outside 0..65535, the path is longer than 107 bytes.
@@ -89,6 +97,8 @@ def parse_address(
         )
     if address.startswith("unix:"):
         return _checked(Address("unix", path=address[5:]), address)
+    if address.startswith("seqpacket:"):
+        return _checked(Address("seqpacket", path=address[10:]), address)
     host, port = _split(address, default_host, default_port)
     return _checked(Address("tcp", host, port), address)
 
@@ -157,11 +167,11 @@ def _checked(address: Address, text: str) -> Address:
         raise TypeError(f"host and path are str and port is an int, not {host!r:.60}, {path!r:.60} and {port!r:.60}")
     if not _CONTROL.isdisjoint(host + path):
         _refuse(text, "it holds a control character")
-    if address.kind == "unix":
-        _check_path(path, text)
+    if address.is_unix:
+        _check_path(address.kind, path, text)
         return address
     if address.kind != "tcp":
-        _refuse(text, f"its kind is {address.kind!r}, neither 'tcp' nor 'unix'")
+        _refuse(text, f"its kind is {address.kind!r}, and none of 'tcp', 'unix' and 'seqpacket'")
     if not 0 <= port <= 65535:
         _refuse(text, f"port {port} is outside 0..65535")
     if any(char in "/[]@\\" or char.isspace() for char in host):
@@ -179,13 +189,13 @@ def _checked(address: Address, text: str) -> Address:
     return address
 
 
-def _check_path(path: str, text: str) -> None:
+def _check_path(kind: str, path: str, text: str) -> None:
     try:
         size = len(os.fsencode(path.removeprefix("@")))
     except UnicodeError:
         _refuse(text, "the path cannot be encoded for the file system")
     if size == 0:
-        _refuse(text, "the path is empty", "write unix:/path, unix:relative or unix:@abstract")
+        _refuse(text, "the path is empty", f"write {kind}:/path, {kind}:relative or {kind}:@abstract")
     if size > MAX_PATH:
         remedy = "choose a shorter path, or one relative to the working directory"
         _refuse(text, f"a path of {size} bytes exceeds the {MAX_PATH} of a UNIX socket (sun_path, unix(7))", remedy)

@@ -14,16 +14,25 @@ from collections.abc import Callable, Iterator
 from selectors import EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
-from evloop._connection_shared import handshake_cut, no_close_notify
+from evloop._connection_shared import as_they_are, handshake_cut, no_close_notify
+from evloop._packets import PacketSocket, refuse_tls
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.connection import Connection
-from evloop.errors import ConnectionClosed, TlsError, UnexpectedFrame
+from evloop.errors import ConnectionClosed, FramingError, TlsError, UnexpectedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import Protocol, protocol_factory_of
 from evloop.reactor import Core, Endpoint, TimerHandle
 from evloop.server import framing_within, log_close
-from evloop.sockets import finish_connect, peer_address, resolve, resolve_numeric, set_tcp_options, start_connect
+from evloop.sockets import (
+    finish_connect,
+    peer_address,
+    resolve,
+    resolve_numeric,
+    set_tcp_options,
+    socket_type_of,
+    start_connect,
+)
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -84,9 +93,14 @@ def connect(
     address = parse_address(address)
     new_connection: Callable[..., Connection] = Connection
     if ssl is not None:
+        refuse_tls([address])
         new_connection = _tls_connection(ssl, _name_of(address, server_hostname))
     elif server_hostname is not None:
         raise ValueError(_NAME_WITHOUT_TLS)
+    elif address.kind == "seqpacket":
+        from evloop._connection_packets import PacketConnection  # here, since few clients have a use for it
+
+        new_connection = PacketConnection
 
     def established(sock: socket.socket, **callbacks: Any) -> Connection:
         # The peer is asked for now: one that has closed first has no address any more when the log wants it.
@@ -206,7 +220,12 @@ class Connector(Endpoint):
         while self._targets:
             family, sockaddr = self._targets.popleft()
             try:
-                self._sock, connected = start_connect(family, sockaddr, socket_factory=self._reactor.socket_factory)
+                self._sock, connected = start_connect(
+                    family,
+                    sockaddr,
+                    socket_type=socket_type_of(self.address),
+                    socket_factory=self._reactor.socket_factory,
+                )
                 if not connected:
                     # Writable is how a connect tells its end, good or bad (connect(2), EINPROGRESS).
                     return self._reactor.register(self._sock, EVENT_WRITE, self)
@@ -337,6 +356,7 @@ class BlockingClient:
         self._tls: TlsStream | None = None
         self._ended = False  # our close_notify is sealed
         if ssl is not None:
+            refuse_tls([self.address])
             self._tls = _tls_stream(ssl, _name_of(self.address, server_hostname))
         elif server_hostname is not None:
             raise ValueError(_NAME_WITHOUT_TLS)
@@ -378,7 +398,8 @@ class BlockingClient:
     def _connect(self, deadline: _Deadline) -> socket.socket:
         error: OSError | None = None
         for family, sockaddr in resolve(self.address):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            packets = self.address.kind == "seqpacket"
+            sock = PacketSocket() if packets else socket.socket(family, socket.SOCK_STREAM)
             try:
                 if family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -397,21 +418,31 @@ class BlockingClient:
         """Send one frame, all of it (without framing: the bytes as they are).
 
         Raises:
-            FramingError, TypeError, ValueError: as :meth:`Framing.encode`; nothing was sent.
+            FramingError, TypeError, ValueError: as :meth:`Framing.encode`, and for a message that no packet of
+                ``seqpacket:`` can be; nothing was sent.
             OSError: the connection is broken (TimeoutError: not in time; part of the frame may have been sent).
         """
-        self._send(payload if self.framing is None else self.framing.encode(payload, before, after), timeout)
+        if self.framing is None and isinstance(self._sock, PacketSocket):
+            return self._send_messages(self._sock, [payload], timeout)
+        return self._send(payload if self.framing is None else self.framing.encode(payload, before, after), timeout)
 
     def send_many(self, payloads: Any, *, timeout: float | None = None) -> None:
         """Send an iterable of payloads, one frame each; raises as :meth:`send`."""
-        self._send(b"".join(payloads) if self.framing is None else self.framing.encode_many(payloads), timeout)
+        if self.framing is None and isinstance(self._sock, PacketSocket):
+            return self._send_messages(self._sock, payloads, timeout)
+        return self._send(b"".join(payloads) if self.framing is None else self.framing.encode_many(payloads), timeout)
 
     def _send(self, data: Any, timeout: float | None) -> None:
         self._sock.settimeout(_Deadline(self.timeout if timeout is None else timeout).left())
         self._sock.sendall(data if self._tls is None else self._tls.seal(data))
 
+    def _send_messages(self, sock: PacketSocket, payloads: Any, timeout: float | None) -> None:
+        messages = [as_they_are(payload) for payload in payloads]
+        sock.settimeout(_Deadline(self.timeout if timeout is None else timeout).left())
+        sock.send_messages(messages)
+
     def recv(self, *, timeout: float | None = None) -> Any:
-        """Return the next frame (without framing: the next bytes); wait for it.
+        """Return the next frame (without framing: the next bytes, or message of ``seqpacket:``); wait for it.
 
         Args:
             timeout: seconds for the whole frame (float > 0); None: the client's.
@@ -434,7 +465,7 @@ class BlockingClient:
                     self._received(data)
                 else:
                     self._open(self._tls, data)
-            except ConnectionError as exc:
+            except (ConnectionError, FramingError) as exc:
                 self._fault = exc  # the kernel says it once, and from then on that the stream has ended
         return self._frames.popleft()
 

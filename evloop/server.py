@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
+from evloop._packets import refuse_tls
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.connection import Budget, Connection, accept
 from evloop.errors import CloseReason
@@ -103,14 +104,16 @@ class Server:
         protocol_factory: instead of *handler*, called without arguments for the protocol of each connection.
         reuse_port: SO_REUSEPORT, for several processes on one port.
         unix_mode: permissions of a UNIX socket's path.
-        sockets: listening sockets (``socket.socket``) to accept on, instead of binding *address*, which is not looked
-            at then; once this has returned they are the server's to close.  Whoever gave them may share them: a UNIX
-            path is not removed at the end, and what is queued on them then is left for the next who accepts.
+        sockets: listening sockets (``socket.socket``, of any kind that an address has) to accept on, instead of binding
+            *address*, which is not looked at then; once this has returned they are the server's to close.  Whoever gave
+            them may share them: a UNIX path is not removed at the end, and what is queued on them then is left for the
+            next who accepts.
         ssl: an `ssl.SSLContext` for TLS, such as :func:`evloop.tls.server_context` makes; None: no TLS.
 
     Raises:
         TypeError, ValueError: an argument is wrong; max_frame exceeds what the framing can announce; one of *sockets*
-            does not listen (:func:`evloop.sockets.adopt_listeners`); the ssl context has no certificate.
+            does not listen (:func:`evloop.sockets.adopt_listeners`); the ssl context has no certificate, or an address
+            is ``seqpacket:``, which has no TLS.
 
     States: new, listening, closing (no listener, connections finish), closed.
     Owns: its listeners and connections.  Does not own: the reactor.
@@ -135,15 +138,16 @@ class Server:
         self.connections: set[Connection] = set()
         self._budget = Budget(self.limits.max_buffered, self._overloaded) if self.limits.max_buffered else None
         self._factory = protocol_factory_of(handler, protocol_factory)
-        self._new_connection: Callable[..., Connection] = Connection
-        self._tls = ssl is not None
-        if ssl is not None:
-            from evloop._connection_tls import server_connection  # here, since it brings OpenSSL in
-
-            self._new_connection = server_connection(ssl)
         self._given = [] if sockets is None else adopt_listeners(sockets)  # until start()
         self._shared = sockets is not None
         self._wanted = local_address(self._given[0]) if self._given else parse_address(address)
+        self._new_connection: Callable[..., Connection] = Connection
+        self._tls = ssl is not None
+        if ssl is not None:
+            refuse_tls(map(local_address, self._given) if self._given else [self._wanted])
+            from evloop._connection_tls import server_connection  # here, since it brings OpenSSL in
+
+            self._new_connection = server_connection(ssl)
         self._reuse_port = reuse_port
         self._unix_mode = unix_mode
         self._listeners: list[_Listener] = []
@@ -184,7 +188,7 @@ class Server:
         )
         self._listeners = [_Listener(self, sock) for sock in sockets]
         self._spare.take()
-        if self._wanted.kind == "unix" and not self._shared:
+        if self._wanted.is_unix and not self._shared:
             self._unix_identity = socket_identity(sockets[0])
 
     @property
@@ -285,7 +289,8 @@ class Server:
         sock.close()
         self._warnings.log(reason, f"refused {text}", exc)
 
-    def _accepted(self, sock: Accepted, unix: Address | None) -> None:
+    def _accepted(self, sock: Accepted, listener: _Listener) -> None:
+        unix = listener.unix
         if len(self.connections) >= self._max_connections:
             text = f"{unix or sock.peer}: max_connections={self._max_connections} reached"
             return self._refuse(sock, "max_connections", text)
@@ -303,7 +308,7 @@ class Server:
             sock.close()
             raise
         self.counters["accepted"] += 1
-        conn = self._new_connection(
+        conn = listener.new_connection(
             self.reactor,
             sock,
             protocol,
@@ -388,7 +393,7 @@ class Server:
 class _Listener(Endpoint):
     """One listening socket.  Owns: the socket."""
 
-    __slots__ = ("server", "sock", "address", "unix", "rest", "resting", "starved_since")
+    __slots__ = ("server", "sock", "address", "unix", "new_connection", "rest", "resting", "starved_since")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server.reactor)
@@ -396,7 +401,12 @@ class _Listener(Endpoint):
         self.sock = sock
         self.address = local_address(sock)
         # What stands for the peers of a UNIX socket, which have no address.
-        self.unix = self.address if self.address.kind == "unix" else None
+        self.unix = self.address if self.address.is_unix else None
+        self.new_connection = server._new_connection
+        if self.address.kind == "seqpacket":
+            from evloop._connection_packets import PacketConnection  # here, since few servers have a use for it
+
+            self.new_connection = PacketConnection
         self.rest = ACCEPT_REST  # seconds, of the next one
         self.resting = False
         self.starved_since: float | None = None  # the time of the first accept that found no descriptor
@@ -423,7 +433,7 @@ class _Listener(Endpoint):
             if accepted is None:
                 return
             self.rest, self.starved_since = ACCEPT_REST, None
-            self.server._accepted(accepted, self.unix)
+            self.server._accepted(accepted, self)
 
     def _turn_away(self) -> None:
         """Close those who wait, if there has been no descriptor for REFUSE_AFTER; by then a rest takes as long."""

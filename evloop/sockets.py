@@ -23,7 +23,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from evloop.addresses import Address, AddressLike, parse_address
 from evloop.limits import Limits
@@ -88,18 +88,19 @@ _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 Sockaddr: TypeAlias = "tuple[Any, ...] | str | bytes"
 
 
-def address_of(family: int, sockaddr: Sockaddr) -> Address:
+def address_of(family: int, sockaddr: Sockaddr, socket_type: int = socket.SOCK_STREAM) -> Address:
     """Return the `Address` of what accept(), getsockname() or getpeername() gave for *family*.  Any thread."""
     if family == socket.AF_UNIX:
+        kind: Literal["unix", "seqpacket"] = "seqpacket" if socket_type == socket.SOCK_SEQPACKET else "unix"
         if isinstance(sockaddr, bytes):  # Python hands abstract names over as bytes, with the NUL
-            return Address("unix", path="@" + os.fsdecode(sockaddr[1:]))
-        return Address("unix", path=str(sockaddr))
+            return Address(kind, path="@" + os.fsdecode(sockaddr[1:]))
+        return Address(kind, path=str(sockaddr))
     return Address("tcp", str(sockaddr[0]), int(sockaddr[1]))
 
 
 def local_address(sock: socket.socket) -> Address:
     """Return the address *sock* is bound to.  OSError: it is closed.  Any thread."""
-    return address_of(sock.family, sock.getsockname())
+    return address_of(sock.family, sock.getsockname(), sock.type)
 
 
 def peer_address(sock: socket.socket) -> Address | None:
@@ -108,7 +109,7 @@ def peer_address(sock: socket.socket) -> Address | None:
     OSError: *sock* is closed.  Any thread.
     """
     try:
-        return address_of(sock.family, sock.getpeername())
+        return address_of(sock.family, sock.getpeername(), sock.type)
     except OSError as exc:
         if exc.errno == errno.ENOTCONN:
             return None
@@ -162,6 +163,11 @@ def socket_of(given: Any) -> socket.socket:
     if isinstance(given, Accepted):
         return given.take()
     return socket.socket(fileno=given.detach())
+
+
+def socket_type_of(address: Address) -> int:
+    """Return the type of a socket for *address*: SOCK_SEQPACKET or SOCK_STREAM.  Any thread."""
+    return socket.SOCK_SEQPACKET if address.kind == "seqpacket" else socket.SOCK_STREAM
 
 
 def _sun_path(path: str) -> str | bytes:
@@ -238,8 +244,8 @@ def listen(
         raise ValueError(f"backlog {backlog} is outside 0..{0x7FFFFFFF}")
     if not 0 <= unix_mode <= 0o777:
         raise ValueError(f"unix_mode {unix_mode:#o} is outside 0..0o777")
-    if address.kind == "unix":
-        return [_listen_unix(address.path, backlog, unix_mode, socket_factory)]
+    if address.is_unix:
+        return [_listen_unix(address, backlog, unix_mode, socket_factory)]
     targets = _getaddrinfo(address, socket.AI_PASSIVE)
     attempts = 1 if address.port else PORT_ATTEMPTS
     while True:
@@ -302,8 +308,8 @@ def _listen_tcp(
     return sock
 
 
-def _listen_unix(path: str, backlog: int, mode: int, factory: Callable[..., socket.socket]) -> socket.socket:
-    sock = factory(socket.AF_UNIX, socket.SOCK_STREAM)
+def _listen_unix(address: Address, backlog: int, mode: int, factory: Callable[..., socket.socket]) -> socket.socket:
+    sock, path = factory(socket.AF_UNIX, socket_type_of(address)), address.path
     try:
         sock.setblocking(False)
         if path.startswith("@"):
@@ -336,8 +342,8 @@ def adopt_listeners(given: Iterable[socket.socket]) -> list[socket.socket]:
 
     Raises:
         TypeError: one is no socket.socket.
-        ValueError: there is none; one is there twice, is closed, is neither IPv4, IPv6 nor UNIX, is no stream but
-            datagrams, or does not listen.  Nothing is changed or closed.
+        ValueError: there is none; one is there twice, is closed, is neither IPv4, IPv6 nor UNIX, is of another
+            type than a stream (of UNIX sockets also SOCK_SEQPACKET), or does not listen.  Nothing is changed or closed.
 
     Any thread.
     """
@@ -366,7 +372,7 @@ def _no_listener(sock: socket.socket) -> str:
         return "is closed"
     if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         return f"is of the address family {int(sock.family)}, not TCP or UNIX"
-    if sock.type != socket.SOCK_STREAM:
+    if sock.type != socket.SOCK_STREAM and (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
         return f"is a socket of type {int(sock.type)}, not SOCK_STREAM ({int(socket.SOCK_STREAM)})"
     return "" if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else "does not listen"
 
@@ -411,7 +417,8 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "a file that is not a socket is in the way", path)
-    # A living server sees one connection that closes at once; there is no quieter way to ask.
+    # A living server sees one connection that closes at once; there is no quieter way to ask.  One of packets does not
+    # even see that: the kernel compares the types first, EPROTOTYPE.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         error = probe.connect_ex(path)
@@ -419,7 +426,7 @@ def _remove_stale(path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     elif error != errno.ENOENT:
-        # Connected, backlog full (EAGAIN), a datagram socket (EPROTOTYPE), or not ours to ask (EACCES).
+        # Connected, backlog full (EAGAIN), a socket of another type (EPROTOTYPE), or not ours to ask (EACCES).
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
@@ -444,7 +451,7 @@ def socket_identity(bound: socket.socket | AddressLike) -> tuple[int, int] | Non
     Ask right after `listen`.  *bound* is the listening socket or its address.  Any thread.
     """
     address = local_address(bound) if isinstance(bound, socket.socket) else parse_address(bound)
-    if address.kind != "unix" or not address.path or address.path.startswith("@"):
+    if not address.is_unix or not address.path or address.path.startswith("@"):
         return None
     try:
         found = os.lstat(address.path)
@@ -465,7 +472,7 @@ def unlink_unix(address: AddressLike, identity: tuple[int, int] | None) -> bool:
     Any thread.
     """
     address = parse_address(address)
-    if identity is None or address.kind != "unix" or address.path.startswith("@"):
+    if identity is None or not address.is_unix or address.path.startswith("@"):
         return False
     try:
         with _directory_lock(address.path):
@@ -508,7 +515,7 @@ def resolve(address: AddressLike) -> list[tuple[int, Sockaddr]]:
     Any thread.
     """
     address = parse_address(address).for_client()
-    if address.kind == "unix":
+    if address.is_unix:
         return [(socket.AF_UNIX, _sun_path(address.path))]
     return _getaddrinfo(address, 0)
 
@@ -525,12 +532,16 @@ def resolve_numeric(address: AddressLike) -> list[tuple[int, Sockaddr]] | None:
 
 
 def start_connect(
-    family: int, sockaddr: Sockaddr, *, socket_factory: Callable[..., socket.socket] = socket.socket
+    family: int,
+    sockaddr: Sockaddr,
+    *,
+    socket_type: int = socket.SOCK_STREAM,
+    socket_factory: Callable[..., socket.socket] = socket.socket,
 ) -> tuple[socket.socket, bool]:
     """Return a non-blocking socket that is connecting to *sockaddr*, and whether it is connected already.
 
     A UNIX socket connects at once.  If not connected: wait until it is writable, then `finish_connect`.  *sockaddr*
-    is one of `resolve`'s: with a host name in it, Python would ask DNS here.
+    is one of `resolve`'s: with a host name in it, Python would ask DNS here.  *socket_type* is `socket_type_of`'s.
 
     Raises:
         OSError: refused at once, the socket is closed.  EAGAIN means that the backlog of a UNIX listener is full; the
@@ -538,7 +549,7 @@ def start_connect(
 
     Any thread.
     """
-    sock = socket_factory(family, socket.SOCK_STREAM)
+    sock = socket_factory(family, socket_type)
     try:
         sock.setblocking(False)
         if family != socket.AF_UNIX:
@@ -600,14 +611,14 @@ _UNIX_CONNECT = {
     errno.ENOENT: _START_ONE,
     errno.EACCES: "connecting needs write permission on the path, and search permission on its directories",
     errno.EAGAIN: "the server's backlog is full, it does not accept; try again later",
-    errno.EPROTOTYPE: "the socket there is not a stream; check the path",
+    errno.EPROTOTYPE: "the socket there is of another type; check the path, and whether it is unix: or seqpacket:",
 }
 
 
 def explain_bind_error(address: AddressLike, exc: OSError) -> str:
     """Return one line for a human: why `listen` failed, and what to do about it.  Any thread."""
     address = parse_address(address)
-    if address.kind == "unix":
+    if address.is_unix:
         remedy = _UNIX_BIND.get(exc.errno or 0, "")
     elif exc.errno in (errno.EACCES, errno.EPERM) and address.port < 1024:
         remedy = "ports below 1024 need root or CAP_NET_BIND_SERVICE, try {host}:8080"
@@ -621,7 +632,7 @@ def explain_connect_error(address: AddressLike, exc: OSError) -> str:
     address = parse_address(address).for_client()
     # A deadline of the client's own is a TimeoutError without an errno; the advice is the same.
     number = errno.ETIMEDOUT if isinstance(exc, TimeoutError) else exc.errno or 0
-    remedy = (_UNIX_CONNECT if address.kind == "unix" else _TCP_CONNECT).get(number, "")
+    remedy = (_UNIX_CONNECT if address.is_unix else _TCP_CONNECT).get(number, "")
     return _explain("cannot connect to", address, exc, remedy)
 
 

@@ -42,7 +42,8 @@ def listening(address, **options):
 
 def connect(address):
     """Return a connected socket, by the three steps a client takes."""
-    sock, connected = sockets.start_connect(*sockets.resolve(address)[0])
+    kind = sockets.socket_type_of(sockets.parse_address(address))
+    sock, connected = sockets.start_connect(*sockets.resolve(address)[0], socket_type=kind)
     if not connected:
         assert select.select([], [sock], [], DEADLINE)[1]
         sockets.finish_connect(sock)

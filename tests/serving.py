@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from evloop import Limits, Server
+from evloop.sockets import resolve, socket_type_of
 
 
 def upper(conn, frame):
@@ -40,9 +41,9 @@ def serving(world):
 def call(world, server, reading=True):
     """Return a peer connected to *server*; it may still be queued."""
     address = server.address
-    if address.kind == "unix":
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(address.path)
+    if address.is_unix:
+        sock = socket.socket(socket.AF_UNIX, socket_type_of(address))
+        sock.connect(resolve(address)[0][1])
     else:
         sock = socket.create_connection((address.host, address.port))
     return world.peer(sock, reading)

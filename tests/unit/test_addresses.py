@@ -24,7 +24,11 @@ VALID = [
     ("unix:relative", "unix:relative", "unix relative"),
     ("unix:@abstract", "unix:@abstract", "unix @abstract"),
     ("unix:./@file", "unix:./@file", "unix ./@file"),
+    ("seqpacket:/run/app.sock", "seqpacket:/run/app.sock", "seqpacket /run/app.sock"),
+    ("seqpacket:@abstract", "seqpacket:@abstract", "seqpacket @abstract"),
+    ("seqpacket:9000", "seqpacket:9000", "seqpacket 9000"),
     (7, "127.0.0.1:7", "tcp 127.0.0.1:7"),
+    (Address("seqpacket", path="/p"), "seqpacket:/p", "seqpacket /p"),
     (("::1", 9000), "[::1]:9000", "tcp [::1]:9000"),
     (("", 9000), ":9000", "tcp :9000"),
     (Address("tcp", "h", 1), "h:1", "tcp h:1"),
@@ -45,7 +49,7 @@ def test_parse_address_bare_port_takes_the_default_host():
 
 
 REFUSED = [
-    ("", "it is empty; write host:port, [ipv6]:port, :port, port or unix:/path"),
+    ("", "it is empty; write host:port, [ipv6]:port, :port, port, unix:/path or seqpacket:/path"),
     ("::1:9000", "write [::1]:9000"),
     ("::1", "write [::1]:7777"),
     ("fe80::1:", "needs brackets"),
@@ -74,6 +78,9 @@ REFUSED = [
     ("unix:", "the path is empty"),
     ("unix:@", "the path is empty"),
     ("unix:\ud800", "cannot be encoded"),
+    ("seqpacket:", "the path is empty; write seqpacket:/path, seqpacket:relative or seqpacket:@abstract"),
+    ("seqpacket:@", "the path is empty"),
+    ("seqpacket:/a\0b", "control character"),
     ("a:b:1", "neither a host name nor an IPv6 address"),
     ("user@host:1", "is not a host name"),
     ("a b:1", "is not a host name"),
@@ -86,7 +93,7 @@ REFUSED = [
     (("h",), "a tuple is (host, port)"),
     (("::x", 1), "neither a host name nor an IPv6 address"),
     (Address("tcp", "h", 1 << 40), "outside 0..65535"),
-    (Address("udp", "h", 1), "neither 'tcp' nor 'unix'"),
+    (Address("udp", "h", 1), "none of 'tcp', 'unix' and 'seqpacket'"),
     (Address("unix"), "the path is empty"),
 ]
 
@@ -112,14 +119,15 @@ def test_parse_address_wrong_type_raises_type_error(value):
         parse_address(value)
 
 
+@pytest.mark.parametrize("kind", ["unix:", "seqpacket:"])
 @pytest.mark.parametrize("prefix", ["/", "@"])
-def test_parse_address_path_at_the_limit_passes_and_one_more_byte_fails(prefix):
+def test_parse_address_path_at_the_limit_passes_and_one_more_byte_fails(prefix, kind):
     """sun_path holds 107 bytes and a NUL; the kernel's own error would name neither number."""
     limit = addresses.MAX_PATH - (prefix == "/")
     for size in (limit - 1, limit):
-        assert parse_address("unix:" + prefix + "x" * size).path == prefix + "x" * size
+        assert parse_address(kind + prefix + "x" * size).path == prefix + "x" * size
     with pytest.raises(AddressError, match="a path of 108 bytes exceeds the 107 "):
-        parse_address("unix:" + prefix + "x" * (limit + 1))
+        parse_address(kind + prefix + "x" * (limit + 1))
 
 
 def test_parse_address_path_is_measured_in_bytes():
@@ -144,6 +152,7 @@ def test_listen_path_of_exactly_the_limit_is_taken_by_the_kernel(tmp_path, monke
         ("[::]:1", "[::1]:1"),
         ("h:1", "h:1"),
         ("unix:/p", "unix:/p"),
+        ("seqpacket:/p", "seqpacket:/p"),
     ],
 )
 def test_for_client_every_interface_becomes_loopback(text, expected):

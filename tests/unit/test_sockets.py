@@ -303,6 +303,7 @@ BIND = [
     ("[::1]:80", errno.EAFNOSUPPORT, "try 127.0.0.1:80"),
     ("unix:/d/{s}", errno.EADDRINUSE, "cannot listen on unix:/d/{s}: address already in use; another server is"),
     ("unix:/d/s", errno.ENOENT, "create the directory /d first"),
+    ("seqpacket:/d/s", errno.EADDRINUSE, "cannot listen on seqpacket:/d/s: address already in use; another server is"),
     ("unix:s", errno.EACCES, "able to read and write the directory ."),
     ("h:1", errno.EIO, "cannot listen on h:1: input/output error"),
 ]
@@ -311,6 +312,8 @@ CONNECT = [
     (":1", errno.ECONNREFUSED, "start a server with: evloop serve echo 127.0.0.1:1"),
     ("unix:/d/s", errno.ENOENT, "start a server with: evloop serve echo unix:/d/s"),
     ("unix:/d/s", errno.EAGAIN, "backlog is full"),
+    ("unix:/d/s", errno.EPROTOTYPE, "of another type; check the path, and whether it is unix: or seqpacket:"),
+    ("seqpacket:/d/s", errno.ENOENT, "start a server with: evloop serve echo seqpacket:/d/s"),
     ("unix:/d/s", errno.EACCES, "write permission"),
     ("h:1", errno.ETIMEDOUT, "the host is down or a firewall drops the packets"),
     ("h:1", errno.EHOSTUNREACH, "check the address and the network"),
@@ -391,9 +394,10 @@ def test_adopt_listeners_sets_them_up_as_listen_does():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_adopt_listeners_takes_unix_sockets():
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_adopt_listeners_takes_unix_sockets(kind):
     """TCP's options are not theirs."""
-    with socket.socket(socket.AF_UNIX) as given:
+    with socket.socket(socket.AF_UNIX, kind) as given:
         given.bind(f"\0evloop-test-adopt-{os.getpid()}")
         given.listen()
         assert sockets.adopt_listeners(iter([given])) == [given]
@@ -406,7 +410,8 @@ def test_adopt_listeners_takes_unix_sockets():
         (lambda: [5], TypeError, "must be a socket.socket, not int"),
         (lambda: [socket.socket()], ValueError, "fd [0-9]+ does not listen"),
         (lambda: [socket.socket(type=socket.SOCK_DGRAM)], ValueError, r"of type 2, not SOCK_STREAM \(1\)"),
-        (lambda: [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)], ValueError, "of type 5, not"),
+        (lambda: [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)], ValueError, "does not listen"),
+        (lambda: [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)], ValueError, "of type 2, not"),
         (lambda: [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)], ValueError, "address family 16, not TCP or UNIX"),
         (lambda: [closed_socket()], ValueError, "fd -1 is closed"),
         (lambda: [listening_socket()] * 2, ValueError, "one of 2 sockets is given twice"),

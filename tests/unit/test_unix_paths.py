@@ -88,6 +88,24 @@ def test_listen_unix_datagram_socket_at_the_path_is_refused(tmp_path):
         assert caught.value.errno == errno.EADDRINUSE
 
 
+@pytest.mark.parametrize(("running", "new"), [("unix", "seqpacket"), ("seqpacket", "unix"), ("seqpacket", "seqpacket")])
+def test_listen_seqpacket_and_stream_do_not_take_each_others_path(tmp_path, running, new):
+    """A living server of the other type answers with EPROTOTYPE, and is as alive; a dead one's path is free."""
+    path = f"{tmp_path}/s"
+    with listening(f"{running}:{path}") as (listener,):
+        assert str(sockets.local_address(listener)) == f"{running}:{path}"
+        with pytest.raises(OSError) as caught:
+            listen(f"{new}:{path}")
+        assert caught.value.errno == errno.EADDRINUSE
+        if running != new:
+            with pytest.raises(OSError) as caught:
+                connect(f"{new}:{path}")
+            assert caught.value.errno == errno.EPROTOTYPE
+    with listening(f"{new}:{path}") as (listener,), connect(f"{new}:{path}") as client, accept(listener) as server:
+        assert client.type == server.type == listener.type
+        assert sockets.unlink_unix(f"{new}:{path}", sockets.socket_identity(listener)) is True
+
+
 @pytest.mark.parametrize("kind", ["file", "directory", "fifo", "dangling symlink", "symlink to a stale socket"])
 def test_listen_unix_other_file_at_the_path_is_refused_and_untouched(tmp_path, kind):
     """A mistyped path must never cost a file, and a symlink must never choose which one."""
