@@ -121,14 +121,15 @@ class Served(Program):
     def address(self):
         """The address to connect to, as a command line wants it."""
         kind, _, place = self.lines[0].partition(" ")[2].partition(" ")
-        return place if kind == "tcp" else f"unix:{place}"
+        return place if kind == "tcp" else f"{kind}:{place}"
 
     def connect(self):
         """Return a plain socket, connected to it."""
-        if self.address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX)
+        kind, _, path = self.address.partition(":")
+        if kind in ("unix", "seqpacket"):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if kind == "unix" else socket.SOCK_SEQPACKET)
             sock.settimeout(PATIENCE)
-            sock.connect(self.address[5:])
+            sock.connect(path)
             return sock
         host, _, port = self.address.rpartition(":")
         return socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)

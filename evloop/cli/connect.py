@@ -26,7 +26,7 @@ from evloop.cli.options import (
     verbosity_options,
 )
 from evloop.cli.standard_streams import is_piped
-from evloop.cli.tls import client_context, client_tls_options
+from evloop.cli.tls import check_streams, client_context, client_tls_options
 from evloop.sockets import explain_connect_error
 
 # Seconds: several retransmissions on a poor line, and short enough for a script that waits for nothing.
@@ -108,8 +108,9 @@ def command(
     log_to_stderr(logging.DEBUG if settings.verbosity >= 1 else SILENT, tracebacks=settings.verbosity >= 2)
     spec = framing_within(framing, max_frame)
     steps = _steps(ctx.meta["evloop.steps"], send, expect)
-    _check_sizes(ctx, steps, spec)
+    _check_sizes(ctx, steps, spec, address)
     tls = {"ssl": client_context(**tls_options), "server_hostname": tls_options["tls_name"]}
+    check_streams(tls["ssl"], [address])
     reads_input = not no_input and (not steps or is_piped(0))
     if reads_input and os.isatty(0) and settings.verbosity >= 0:
         click.echo(f"connecting to {address.for_client()}: type lines, Ctrl-D ends, Ctrl-C leaves", err=True)
@@ -128,8 +129,13 @@ def _steps(order: Iterable[bool], send: Iterable[str], expect: Iterable[str]) ->
     return [Step(expects_text, os.fsencode(next(expects if expects_text else sends))) for expects_text in order]
 
 
-def _check_sizes(ctx: click.Context, steps: Iterable[Step], framing: evloop.Framing | None) -> None:
+def _check_sizes(
+    ctx: click.Context, steps: Iterable[Step], framing: evloop.Framing | None, address: evloop.Address
+) -> None:
     for step in steps:
+        if framing is None and address.kind == "seqpacket" and not step.text:
+            name = "--expect" if step.expects else "--send"
+            raise click.UsageError(f"{name} of nothing: an empty packet is the end of the stream; see --framing", ctx)
         if framing is not None and len(step.text) > framing.max_frame:
             name = "--expect" if step.expects else "--send"
             text = f"{name} of {len(step.text)} bytes exceeds max_frame {framing.max_frame}; see --max-frame"

@@ -39,8 +39,8 @@ from evloop.cli.options import (
 )
 from evloop.cli.readiness import PortFile
 from evloop.cli.standard_streams import forget_stdout
-from evloop.cli.tls import server_context, server_tls_options
-from evloop.sockets import explain_bind_error
+from evloop.cli.tls import check_streams, server_context, server_tls_options
+from evloop.sockets import explain_bind_error, local_address
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -103,7 +103,9 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
         _serve(handler, address, framing, max_frame, limits_of(limits), ssl, port_file, hints=settings.verbosity >= 0)
 
 
-_ADDR = "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path; port 0 takes a free one."
+_ADDR = (
+    "ADDR: host:port, [::1]:port, :port (every interface), port, unix:/path, seqpacket:/path; port 0 takes a free one."
+)
 _add(
     "echo",
     echo.Echo,
@@ -112,6 +114,7 @@ _add(
         "evloop serve echo                         # 127.0.0.1:9000",
         "evloop serve echo :0 --idle-timeout 30s   # any free port; read the LISTENING line",
         "evloop serve echo unix:/tmp/echo.sock --framing none",
+        "evloop serve echo seqpacket:/tmp/echo.sock --framing none    # each packet is a message",
         "evloop serve echo :9000 --tls-cert server.pem --tls-key server.key",
     ),
 )
@@ -141,6 +144,7 @@ def _serve(
     framing = framing_within(framing_name, max_frame)
     manager = systemd.ServiceManager()
     inherited = _inherited_sockets()  # first: an fd that is missing there must not be found to be a file of ours
+    check_streams(ssl, map(local_address, inherited) if inherited else [address])
     listening = False
 
     def ready(server: evloop.Server) -> None:
@@ -203,7 +207,7 @@ def _announce(server: evloop.Server, framing_name: str, ssl: SSLContext | None, 
 
 
 def _is_local(address: evloop.Address) -> bool:
-    if address.kind == "unix":
+    if address.is_unix:
         return True
     ip = ipaddress.ip_address(address.host)
     mapped = getattr(ip, "ipv4_mapped", None)
@@ -216,8 +220,8 @@ def how_to_talk(address: evloop.Address, framing_name: str, *, tls: bool = False
     options = "" if framing_name == DEFAULT_FRAMING else f" --framing {framing_name}"
     options += " --tls" if tls else ""
     lines = [f"  type to it:     evloop connect {shlex.quote(str(target))}{options}"]
-    # nc knows no abstract names, and no TLS.
-    if not tls and not target.path.startswith("@"):
+    # nc knows no abstract names, no packets, and no TLS.
+    if not tls and not target.path.startswith("@") and target.kind != "seqpacket":
         where = f"-U {shlex.quote(target.path)}" if target.kind == "unix" else f"{target.host} {target.port}"
         lines.append(f"  one message:    printf '{_octal(framing_name)}hello' | nc -q1 {where} | xxd")
     lines.append("  stop it:        Ctrl-C, or kill " + str(os.getpid()))

@@ -5,7 +5,7 @@ Rule: nothing in this file may connect or listen; OpenSSL is brought in only whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +14,8 @@ from evloop.cli.commands import SectionedOption
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    import evloop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,6 +84,14 @@ def client_context(
     from evloop.tls import client_context as make
 
     return _made(make, tls_ca, certificate=tls_cert, key=tls_key)
+
+
+def check_streams(ssl: SSLContext | None, addresses: Iterable[evloop.Address]) -> None:
+    """Return if there is no TLS, or each address has a stream for it.  click.UsageError: one has packets."""
+    for address in addresses if ssl is not None else ():
+        if address.kind == "seqpacket":
+            text = f"{address} keeps packets, and TLS needs a stream: leave TLS out, or use unix: or TCP"
+            raise click.UsageError(text, click.get_current_context())
 
 
 def _made(make: Callable[..., SSLContext], *args: Any, **options: Any) -> SSLContext:

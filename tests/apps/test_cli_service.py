@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from programs import PATIENCE, Program, Served, frame, receive_frame, run_program, serving
+from tlspeers import SERVER
 
 import evloop
 from evloop.cli import exits
@@ -237,6 +238,29 @@ def test_activated_server_takes_the_sockets_instead_of_the_address(tmp_path):
                     flags = int(dict(line.split(":") for line in info)["flags"], 8)
                 assert flags & os.O_NONBLOCK and flags & os.O_CLOEXEC
         assert (tmp_path / "s").is_socket()  # systemd's, for the next instance
+
+
+def test_activated_server_takes_packets(tmp_path):
+    """ListenSequentialPacket= of a socket unit."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as given:
+        given.bind(str(tmp_path / "s"))
+        given.listen()
+        with serving("echo", "--framing", "none", **activated(given)) as server:
+            assert server.lines == [f"LISTENING seqpacket {tmp_path}/s"]
+            with server.connect() as sock:
+                sock.send(b"one")
+                sock.send(b"two")
+                assert [sock.recv(100), sock.recv(100)] == [b"one", b"two"]
+
+
+def test_activated_server_with_tls_refuses_packets(tmp_path):
+    """The command line and the unit file disagree, and nothing may be served in the clear for that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as given:
+        given.bind(str(tmp_path / "s"))
+        given.listen()
+        with Program("serve", "echo", "--tls-cert", SERVER, **activated(given)) as server:
+            assert server.finish() == 2
+    assert f"seqpacket:{tmp_path}/s keeps packets, and TLS needs a stream" in server.err.decode()
 
 
 def test_activated_servers_hand_over_without_losing_a_client():

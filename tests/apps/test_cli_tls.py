@@ -159,6 +159,8 @@ def test_tls_server_says_how_to_talk_to_it_and_what_is_missing():
         (["connect", ":1", "--tls-ca", "no-such"], "cannot read no-such: no such file or directory"),
         (["connect", "unix:/no-such", "--tls"], "this address has none: give server_hostname; see --tls-name"),
         (["connect", ":1", "--tls-name", "."], "see --tls-name"),
+        (["serve", "echo", "seqpacket:s", "--tls-cert", SERVER], "seqpacket:s keeps packets, and TLS needs a stream"),
+        (["connect", "seqpacket:s", "--tls-ca", CA], "seqpacket:s keeps packets, and TLS needs a stream"),
     ],
     ids=lambda value: None if isinstance(value, list) else value[:24],
 )
