@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from evloop._connection_py import OPEN, Connection
+from evloop._connection_py import CLOSED, OPEN, Connection
 from evloop._packets import STREAM_PACKET, PacketTooLarge, check_message, largest_packet, read_packet
 from evloop.errors import CloseReason
 from evloop.protocol import Protocol
@@ -111,9 +111,11 @@ class PacketConnection(Connection):
 
         A message leaves whole, and so may exceed this turn's share, the end of *data*.
         """
-        sizes, done = self._sizes, 0
+        if self._state is CLOSED:  # by a collection, since the caller has looked; then sizes and output are gone
+            return 0
+        sizes, whole, done = self._sizes, self._out, 0
         try:
-            with memoryview(self._out) as out:
+            with memoryview(whole) as out:
                 while done < len(data):
                     size = min(STREAM_PACKET, self._largest, len(data) - done) if sizes is None else sizes[0]
                     done += self._sock.send(out[done : done + size])

@@ -10,6 +10,7 @@ import socket
 import pytest
 from packetpeers import PACKET, SEQPACKET, narrow_packet_pair, packet_pair, packets
 from peers import BatchRecorder, DataRecorder, FrameRecorder, echo, encode
+from test_connection_reentry import PLACES, collection_after
 
 from evloop import CloseReason, FrameTooLarge
 from evloop._connection_shared import SEND_BUDGET
@@ -372,3 +373,18 @@ def test_packets_max_output_counts_what_the_kernel_does_not_take(packets):
     assert before == 10_000
     assert rec.reason is CloseReason.SLOW_CONSUMER
     assert "11000 bytes of output exceed 10000 (max_output)" in str(rec.exc)
+
+
+@pytest.mark.parametrize("call", ["abort", "close"])
+def test_packets_ended_by_a_collection_in_send_many_sends_whole_messages_in_order(packets, call):
+    """A destructor may end the connection between the output and its sizes; neither may be taken for the other's."""
+    sent = [b"a" * 10, b"b" * 20, b"c" * 30]
+    for place in range(1, PLACES):
+        conn, peer = packets.connect(DataRecorder(), framing=None, reading=True, linger=0)
+        packets.turn()
+        with collection_after(place, getattr(conn, call)):
+            conn.send_many(sent)
+        packets.turn(2)
+        assert peer.packets == sent[: len(peer.packets)], place
+        assert conn.stats.output == 0
+        peer.close()

@@ -60,6 +60,11 @@ from test_connection_flow import (
     test_connection_throttled_and_half_closed_by_the_peer_still_answers_everything,
     test_connection_whose_peer_does_not_read_holds_high_water_and_one_answer,
 )
+from test_connection_fork import (
+    test_fork_child_lives_on_and_the_peer_sees_the_parents_end,
+    test_fork_child_uses_a_connection_and_the_parents_goes_on,
+    test_fork_inside_a_callback_child_sends_nothing,
+)
 from test_connection_limits import (
     test_deadlines_end_with_the_connection,
     test_first_frame_timeout_after_the_peers_end_of_stream_is_off,
@@ -80,6 +85,20 @@ from test_connection_limits import (
     witness,
 )
 from test_connection_random import test_connection_random_life_keeps_every_promise
+from test_connection_reentry import (
+    test_connection_aborted_by_a_collection_in_its_end_ends_once,
+    test_connection_aborted_by_a_collection_in_its_start_leaves_no_timer,
+    test_connection_aborted_by_a_collection_while_frames_are_cut_delivers_nothing_more,
+    test_connection_ended_by_a_collection_in_send_sends_the_whole_frame_or_nothing,
+    test_connection_list_changed_by_a_collection_in_send_many_is_sent_as_it_was_or_is,
+    test_connection_protocol_set_after_a_function_is_told_of_the_end,
+    test_connection_read_from_inside_of_its_own_callback_delivers_each_frame_once,
+    test_connection_reads_on_after_somebody_released_the_reactors_buffer,
+    test_connection_that_is_refused_closes_no_descriptor,
+    test_connection_that_was_never_initialised_is_refused_or_closed,
+    test_connection_whose_fd_somebody_else_has_closed_ends,
+    test_connection_without_a_receiver_ends_after_the_linger_whatever_the_idle_timeout,
+)
 from test_connection_turns import (
     test_connection_delivers_at_most_its_share_of_frames_a_turn,
     test_connection_pause_and_resume_for_each_frame_does_not_get_a_larger_share,
