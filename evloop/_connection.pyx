@@ -199,7 +199,7 @@ def accept(Core core not None, sock):
     cdef Accepted accepted
     cdef int fd
     if type(sock) is not socket.socket:  # of a socket_factory, whose accept() may be its reason
-        return accept_from(sock)
+        return accept_from(core, sock)
     fd = core.sys.accept4(sock.fileno(), <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     while fd < 0 and errno == EINTR:  # again, as Python's own accept does (PEP 475)
         PyErr_CheckSignals()

@@ -14,6 +14,7 @@ Read next: ``_connection_deadlines.py``, ``_framing_py.py``, ``server.py``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import socket
@@ -48,17 +49,11 @@ from evloop.limits import Limits
 from evloop.protocol import FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint
 from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, local_address, peer_address, queued_output, socket_of
-from evloop.sockets import accept as accept_from
 
 if TYPE_CHECKING:
     from evloop.tls import TlsInfo
 
 IMPLEMENTATION = "python"
-
-
-def accept(reactor: Core, listener: socket.socket) -> Accepted | None:
-    """Return the next connection of a listening socket, for a Connection on *reactor*; None if nobody waits."""
-    return accept_from(listener)
 
 
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
@@ -590,13 +585,12 @@ class Connection(Deadlines, Endpoint):
             self._timer.cancel()
             self._timer = None
         if self._events:
-            self._reactor.unregister(self._fd)
             self._events = 0
+            with contextlib.suppress(KeyError):  # aborted from inside another unregister, which was quicker
+                self._reactor.unregister(self._fd)
         self.closed = True
-        try:
+        with contextlib.suppress(OSError):  # close(2): whatever it says, the fd is gone
             self._sock.close()
-        except OSError:
-            pass  # close(2): whatever it says, the fd is gone
         self._pending.clear()
         self._out = bytearray()
         self._decoder = None
@@ -685,12 +679,17 @@ class Connection(Deadlines, Endpoint):
             return None
         # A selector cannot watch for nothing, so a paused connection is not registered: its reset is noticed when it
         # resumes or writes, and idle_timeout bounds how long that takes.
-        if not before:
-            self._reactor.register(self._fd, events, self)
-        elif not events:
-            self._reactor.unregister(self._fd)
-        else:
-            self._reactor.modify(self._fd, events, self)
+        try:
+            if not before:
+                self._reactor.register(self._fd, events, self)
+            elif not events:
+                self._reactor.unregister(self._fd)
+            else:
+                self._reactor.modify(self._fd, events, self)
+        except KeyError:
+            if self._state is not CLOSED:  # it is, if a collection in there has aborted: then that was its part
+                raise
+            return None
         if self._state is CLOSED:  # aborted by a collection in there, which has found it as it was before
             return None if before else self._reactor.unregister(self._fd)
         self._events = events

@@ -26,8 +26,9 @@ from evloop._connection_shared import ConnectionStats
 __all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats", "accept"]
 
 if TYPE_CHECKING or "python" in (framing.IMPLEMENTATION, reactor.IMPLEMENTATION):
-    from evloop._connection_py import IMPLEMENTATION, Connection, accept
+    from evloop._connection_py import IMPLEMENTATION, Connection
     from evloop._connection_shared import Budget
+    from evloop.sockets import accept
 else:
     try:
         from evloop._connection import IMPLEMENTATION, Budget, Connection, accept
@@ -41,5 +42,6 @@ else:
             RuntimeWarning,
             stacklevel=2,
         )
-        from evloop._connection_py import IMPLEMENTATION, Connection, accept
+        from evloop._connection_py import IMPLEMENTATION, Connection
         from evloop._connection_shared import Budget
+        from evloop.sockets import accept

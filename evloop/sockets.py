@@ -146,8 +146,11 @@ class Accepted:
         self._sock.close()
 
 
-def accept(listener: socket.socket) -> Accepted | None:
-    """Return the next connection of a listening socket, non-blocking; None if nobody waits.  OSError: accept(2)."""
+def accept(reactor: object, listener: socket.socket) -> Accepted | None:
+    """Return the next connection of a listening socket, non-blocking; None if nobody waits.  OSError: accept(2).
+
+    The *reactor* is for the compiled twin, which accepts through its table of system calls.
+    """
     try:
         sock, sockaddr = listener.accept()
     except BlockingIOError:
