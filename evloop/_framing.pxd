@@ -32,34 +32,34 @@ cdef class Codec:
 
 
 cdef class FrameDecoder:
-    # what never changes
+    # What every frame touches comes first, and together: with thousands of connections each line of memory is a miss.
     cdef Codec _codec
-    cdef object _spill
-    cdef unsigned char _skip_oversize
-    cdef Py_ssize_t _spill_above
-    # the bound, and the length-field values that the fast loop takes
-    cdef Py_ssize_t _max_frame
-    cdef uint64_t _low, _high, _fast_low, _fast_high
-    # the item being read: its header, its body or sink, how much of it is there
     cdef int _state               # 0: between frames, or in a header
     cdef int _header_size         # header bytes in the scratch
-    cdef unsigned char[64] _header
+    cdef unsigned char _busy, _lost
+    cdef unsigned char _skip_oversize
+    cdef unsigned char _pooled    # the guessed body came from the pool
+    cdef int _doubt               # so many guesses are left out
+    cdef uint64_t _fast_low, _fast_high  # the length-field values that the fast loop takes
+    cdef list _rest               # what a limit held back
+    cdef object _failure
+    cdef Py_ssize_t _expected     # size of the last frame that came alone
+    cdef int64_t _position        # where we are in the stream
+    cdef int64_t _frames, _payload_bytes, _largest
+    # the item being read: its header, its body or sink, how much of it is there
     cdef PyObject* _body          # the final bytes object, or NULL; owned, never exposed before it is whole
+    cdef Py_ssize_t _filled, _need
     cdef Py_ssize_t _prefix       # header bytes at the front of the body (deliver="frame")
     cdef Py_ssize_t _capacity     # payload bytes that the body has room for
     cdef object _sink
-    cdef Py_ssize_t _filled, _need
-    cdef Py_ssize_t _expected     # size of the last frame that came alone
-    cdef int _doubt               # so many guesses are left out
-    cdef unsigned char _pooled    # the guessed body came from the pool
-    # what a limit held back, and where we are in the stream
-    cdef list _rest
+    cdef unsigned char[64] _header
+    # the bounds, and what is rarely asked for
+    cdef object _spill
+    cdef Py_ssize_t _spill_above
+    cdef Py_ssize_t _max_frame
+    cdef uint64_t _low, _high
     cdef Py_ssize_t _rest_offset
-    cdef int64_t _position
-    cdef unsigned char _busy, _lost
-    cdef object _failure
-    # counters
-    cdef int64_t _frames, _payload_bytes, _largest, _skipped, _skipped_bytes, _copied
+    cdef int64_t _skipped, _skipped_bytes, _copied
     cdef readonly int64_t _resizes  # how often a body was enlarged; for the tests of the growth policy
 
     cdef Py_ssize_t held(self) noexcept  # buffered, and in_frame
