@@ -9,6 +9,7 @@
 #define EVLOOP_BODIES_H
 
 #include <Python.h>
+#include <string.h>
 
 #define EVL_BODY_LEAST 32768      /* below it malloc has it at hand; BODY_LEAST of _framing.pxd */
 #define EVL_BODIES 16
@@ -28,30 +29,37 @@ static PyObject *evl_bodies[EVL_BODIES];
 static int evl_bodies_count;
 static Py_ssize_t evl_bodies_total;
 
-/* Take over |body|, a bytes object with one reference, which is the caller's. */
+/* Take the body at |index| out, the others in their order; its reference is the caller's. */
+static PyObject *evl_remove_body(int index) {
+    PyObject *body = evl_bodies[index];
+    evl_bodies_count--;
+    memmove(&evl_bodies[index], &evl_bodies[index + 1], (size_t)(evl_bodies_count - index) * sizeof(PyObject *));
+    evl_bodies_total -= PyBytes_GET_SIZE(body);
+    EVL_ALLOW(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body) + 1);
+    return body;
+}
+
+/* Take over |body|, a bytes object with one reference, which is the caller's.  The oldest make room for it: sizes that
+   nobody sends any more must not fill the pool for ever. */
 static void evl_give_body(PyObject *body) {
     Py_ssize_t size = PyBytes_GET_SIZE(body);
-    if (size < EVL_BODY_LEAST || evl_bodies_count == EVL_BODIES || evl_bodies_total + size > EVL_BODIES_TOTAL) {
+    if (size < EVL_BODY_LEAST || size > EVL_BODIES_TOTAL) {
         Py_DECREF(body);
         return;
     }
+    while (evl_bodies_count == EVL_BODIES || evl_bodies_total + size > EVL_BODIES_TOTAL)
+        Py_DECREF(evl_remove_body(0));
     EVL_FORBID(PyBytes_AS_STRING(body), size + 1);
     evl_bodies[evl_bodies_count++] = body;
     evl_bodies_total += size;
 }
 
-/* Return a bytes object of |size| bytes, of any content, with one reference, from the pool, or NULL.  One that is up to an
-   eighth too long will do: the rest of it is out of use while this one lives. */
+/* Return a bytes object of |size| bytes, of any content, with one reference, from the pool, or NULL.  Of just that size:
+   one that was made shorter would hold more than it says, and more each time. */
 static PyObject *evl_pooled_body(Py_ssize_t size) {
     for (int i = evl_bodies_count - 1; size >= EVL_BODY_LEAST && i >= 0; i--) {
-        PyObject *body = evl_bodies[i];
-        Py_ssize_t room = PyBytes_GET_SIZE(body);
-        if (room < size || room - size > room / 8) continue;
-        evl_bodies[i] = evl_bodies[--evl_bodies_count];
-        evl_bodies_total -= room;
-        EVL_ALLOW(PyBytes_AS_STRING(body), size + 1);
-        Py_SET_SIZE(body, size);
-        PyBytes_AS_STRING(body)[size] = 0;
+        if (PyBytes_GET_SIZE(evl_bodies[i]) != size) continue;
+        PyObject *body = evl_remove_body(i);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
         ((PyBytesObject *)body)->ob_shash = -1; /* the hash of the bytes it held */

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 
 import pytest
@@ -10,6 +11,8 @@ from peers import BatchRecorder, FrameRecorder, connection_class, echo, encode, 
 
 from evloop import CloseReason
 
+USABLE = ctypes.CDLL(None).malloc_usable_size
+USABLE.restype = ctypes.c_size_t
 LEAST = 32768  # from here on a body's memory is kept for another
 SIZES = [0, 1, 16383, 16384, 16385, LEAST - 1, LEAST, LEAST + 1, 65536, 65537, 262139, 262140, 262141, 262144, 1 << 20]
 
@@ -127,3 +130,23 @@ def test_connection_many_large_answers_at_once_leave_in_order(world, count):
     peer.write(encode(b"go"))
     world.until(lambda: len(peer.received) == len(encode(*answers)))
     assert peer.received == encode(*answers)
+
+
+def test_connection_large_frames_of_falling_sizes_hold_no_more_than_they_say(world):
+    """A body that is used again for a shorter frame would keep the memory of the longest."""
+    seen = []
+    rec = FrameRecorder(frame=lambda rec, frame: (rec.frames.clear(), seen.append(allocated(frame) - len(frame))))
+    _, peer = world.connect(rec)
+    for step in range(32):
+        stream = encode(bytes(int((1 << 20) * 0.9**step)))
+        for part in (stream[: len(stream) // 2], stream[len(stream) // 2 :]):
+            peer.write(part)
+            world.until(lambda: peer.written)
+            world.turn(3)
+        world.until(lambda number=step: len(seen) == number + 1)
+    assert max(seen) <= 8192  # malloc's rounding, up to a page and its own header
+
+
+def allocated(frame):
+    """Return the bytes of memory that malloc gave to a large bytes object."""
+    return USABLE(ctypes.c_void_p(id(frame)))
