@@ -156,8 +156,9 @@ cdef class Core:
     cdef public Py_ssize_t _timer_cancelled_count
     cdef int64_t _timer_order
     cdef object __weakref__
-    cdef public bint _stopping, _closed, _debug
-    cdef str _refusal             # what a use of it is answered with, once it is closed
+    cdef public bint _stopping, _closed
+    cdef bint debug
+    cdef public str _refusal             # what a use of it is answered with, once it is closed
     cdef public bint _awake       # true while the FIFO is certain to be looked at before the next wait
     cdef public bint dispatching  # an endpoint runs the application's code: writes of others wait for flush_soon
     cdef public object _thread_id

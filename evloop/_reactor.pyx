@@ -363,6 +363,7 @@ cdef class Endpoint:
     """Something that a reactor can poke: a listener, a connection, a watched fd."""
 
     _cancelled = False  # the FIFO asks this of each of its entries
+    _callback = None  # and asyncio's debug mode this of one that was slow
 
     def __cinit__(self):
         self.fd = -1
@@ -951,6 +952,19 @@ cdef class Core:
         # Decided here and not per call.  Price: a time() that is patched onto the object later is not seen in here.
         self._own_clock = clock is monotonic and type(self).time is Core.time
 
+    # A property, since asyncio's inherited code, and its tests, assign the field itself.
+    @property
+    def _debug(self):
+        return self.debug
+
+    @_debug.setter
+    def _debug(self, enabled):
+        self.debug = enabled
+        self._debug_switched()
+
+    def _debug_switched(self):
+        """Called when debug mode was assigned: asyncio's loop runs other code then."""
+
     @property
     def _own_fds(self):
         return 1 if self._signals is None else 2
@@ -1236,9 +1250,10 @@ cdef class Core:
         self.turn(-1 if timeout is None else max(timeout, 0.0))
 
     def _turn_until_stopped(self):
-        """Turn until ``_stopping`` is set."""
+        """Turn until ``_stopping`` is set, or debug mode was switched: asyncio's loop turns another wheel then."""
+        cdef bint debug = self.debug
         self.turn(-1)
-        while not self._stopping:
+        while not self._stopping and self.debug == debug:
             self.turn(-1)
 
     cdef int turn(self, double timeout) except -1:
@@ -1334,7 +1349,9 @@ cdef class Core:
             endpoint._failed(exc)
 
     def _flush_dirty(self):
+        """Flush what was marked with ``flush_soon``; return whether that has marked something anew."""
         self.flush_dirty()
+        return self._to_flush.count > 0
 
     cdef int flush_dirty(self) except -1:
         # Only what is on the list now: an endpoint that marks itself again must not keep the reactor here.
@@ -1422,7 +1439,7 @@ cdef class Core:
         return 0
 
     cdef int check_usable(self) except -1:
-        if self._closed or self._debug:
+        if self._closed or self.debug:
             self.check_closed()
             if self._thread_id is not None and self._thread_id != threading.get_ident():
                 raise RuntimeError("not the reactor's thread: use call_soon_threadsafe")

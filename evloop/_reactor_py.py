@@ -141,6 +141,7 @@ class Endpoint:
     __slots__ = ("_reactor", "closed", "_revents", "_dirty", "_registered")
 
     _cancelled = False  # the FIFO asks this of each of its entries
+    _callback = None  # and asyncio's debug mode this of one that was slow
 
     def __init__(self, reactor: Core) -> None:
         if not isinstance(reactor, Core):
@@ -275,7 +276,7 @@ class Core:
         self._timer_cancelled_count = 0
         self._timer_order = itertools.count()
         self._to_flush: collections.deque[Endpoint] = collections.deque()
-        self._stopping = self._closed = self._debug = False
+        self._stopping = self._closed = self._debugging = False
         self._awake = False  # true while the FIFO is certain to be looked at before the next wait
         self._thread_id: int | None = None
         self._clock = clock
@@ -291,6 +292,19 @@ class Core:
             self._wakeup.close()
             raise
         close_after_fork(self)
+
+    # A property, since asyncio's inherited code, and its tests, assign the field itself.
+    @property
+    def _debug(self) -> bool:
+        return self._debugging
+
+    @_debug.setter
+    def _debug(self, enabled: bool) -> None:
+        self._debugging = enabled
+        self._debug_switched()
+
+    def _debug_switched(self) -> None:
+        """Called when debug mode was assigned: asyncio's loop runs other code then."""
 
     # --- scheduling ----------------------------------------------------------------------------------------------
 
@@ -517,9 +531,10 @@ class Core:
                 entry._run()
 
     def _turn_until_stopped(self) -> None:
-        """Turn until ``_stopping`` is set."""
+        """Turn until ``_stopping`` is set, or debug mode was switched: asyncio's loop turns another wheel then."""
+        debug = self._debugging
         self._turn()
-        while not self._stopping:
+        while not self._stopping and self._debugging == debug:
             self._turn()
 
     def _process_events(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
@@ -529,7 +544,8 @@ class Core:
             self._ready.append(key.data)
         self._events += len(events)
 
-    def _flush_dirty(self) -> None:
+    def _flush_dirty(self) -> bool:
+        """Flush what was marked with ``flush_soon``; return whether that has marked something anew."""
         # Only what is on the list now: an endpoint that marks itself again must not keep the reactor here.
         for _ in range(len(self._to_flush)):
             endpoint = self._to_flush.popleft()
@@ -542,6 +558,7 @@ class Core:
                 raise
             except BaseException as exc:
                 endpoint._failed(exc)
+        return bool(self._to_flush)
 
     def _time_to_wait(self, timeout: float | None) -> float | None:
         if self._ready or self._stopping or self._to_flush:

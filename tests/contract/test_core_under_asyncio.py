@@ -10,47 +10,18 @@ import signal
 import socket
 import sys
 import threading
-from selectors import EVENT_READ, EVENT_WRITE
 
 import pytest
 from reactor_fixtures import PATIENCE, pytest_generate_tests, reactor_module, selector_class
+
+from evloop.aio.loop import AsyncioLifecycle
 
 STANDARD = asyncio.SelectorEventLoop
 
 
 def loop_class(module):
-    """Return asyncio's loop on the core of one implementation: what such a class needs, and no more."""
-
-    class EventLoop(module.Core, STANDARD):
-        def __init__(self, selector=None):
-            module.Core.__init__(self, selector)
-            STANDARD.__init__(self, self._selector)
-
-        def _run_once(self):
-            self._turn_until_stopped()
-
-        def close(self):
-            STANDARD.close(self)
-            if not self.is_running():
-                self._close_core()
-
-        # asyncio's public four look for a transport first, then call these.
-        add_reader, remove_reader = STANDARD.add_reader, STANDARD.remove_reader
-        add_writer, remove_writer = STANDARD.add_writer, STANDARD.remove_writer
-
-        def _add_reader(self, fd, callback, *args):
-            return self._watch(fd, EVENT_READ, callback, args)
-
-        def _remove_reader(self, fd):
-            return self._unwatch(fd, EVENT_READ)
-
-        def _add_writer(self, fd, callback, *args):
-            return self._watch(fd, EVENT_WRITE, callback, args)
-
-        def _remove_writer(self, fd):
-            return self._unwatch(fd, EVENT_WRITE)
-
-    return EventLoop
+    """Return asyncio's loop on the core of one implementation."""
+    return type("EventLoop", (AsyncioLifecycle, module.Core, STANDARD), {"_core": module.Core})
 
 
 @pytest.fixture

@@ -1,0 +1,14 @@
+"""evloop under asyncio: the same reactor as an asyncio event loop, for existing asyncio code and for both at once.
+
+>>> import evloop.aio
+>>> async def main():
+...     return "any asyncio program"
+>>> evloop.aio.run(main())
+'any asyncio program'
+
+Also ``asyncio.Runner(loop_factory=evloop.aio.new_event_loop)``, and ``uvicorn --loop evloop.aio:new_event_loop``.
+"""
+
+from evloop.aio.loop import EventLoop, EventLoopPolicy, new_event_loop, run
+
+__all__ = ["EventLoop", "EventLoopPolicy", "new_event_loop", "run"]
