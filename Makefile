@@ -89,7 +89,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(PIP) --group build
 	@rm -f $(VENV)/.built && touch $@
 
-$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard evloop/*.pyx evloop/*.pxd evloop/*.h)
+$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard evloop/*.pyx evloop/*.pxd evloop/*.h evloop/aio/*.pyx)
 	@echo "compiling and installing evloop ..."
 	@$(PIP) --no-build-isolation --editable '.[apps]' >$(VENV)/build.log 2>&1 || \
 	  { grep -o 'evloop: the C compiler.*' $(VENV)/build.log | sed 's|above|in $(VENV)/build.log|' | grep . || \

@@ -1,6 +1,7 @@
 # What other Cython modules may cimport: the listener makes connections, and hands them a bare fd.
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from evloop._framing cimport Codec, FrameDecoder
@@ -38,6 +39,28 @@ cdef class Accepted:
     cdef unsigned char[ADDRESS_ROOM] _address
 
 
+cdef enum:                        # STATES, by number
+    OPEN
+    FLUSHING
+    LINGERING
+    CLOSED
+
+cdef enum:                        # what the coroutine of a Puller is suspended for
+    NOTHING
+    FRAME
+    DRAIN
+    CANCELLED                     # nothing any more: it is told so in a later turn
+
+
+cdef class Puller:                # a protocol that takes the frames itself, when its coroutine asks for one
+    cdef unsigned char waits
+    cdef object recv, following, drain  # what Connection's recv(), __anext__() and drain() return: awaitables
+
+    cdef int give(self, object frame) except -1  # one frame, to who waits for it
+    cdef int frames_ready(self) except -1        # there is something for _take_frame()
+    cdef int closing(self) except -1             # there will be nothing more; its coroutine is told in a later turn
+
+
 cdef class Connection(Endpoint):
     # What every message touches comes first, and together; what is a byte stands with bytes.  An idle connection is to
     # cost 1 KiB at most, with all that belongs to it.
@@ -47,6 +70,8 @@ cdef class Connection(Endpoint):
     cdef unsigned char _eof, _eof_told, _paused, _scheduled
     cdef unsigned char _corked, _full, _write_eof
     cdef unsigned char _address_size
+    cdef unsigned char _delivering  # the puller is being told, and _run_pending looks after what it leaves
+    cdef int _pull_room           # frames that it may still take in this turn
     cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
     cdef FrameDecoder _decoder
     cdef object _receive          # called with what `_receives` says
@@ -99,6 +124,8 @@ cdef class Connection(Endpoint):
     cdef int _dispatch_pending(self) except -1
     cdef int _dispatch_one(self, object frame) except -1
     cdef int _deliver_pending(self) except -1
+    cdef PyObject* _take_frame(self) except? NULL
+    cdef Puller puller(self)
     cdef int _peer_closed(self) except -1
     cdef bint _may_put(self) except -1
     cdef int _prepare_chunks(self) except -1

@@ -30,6 +30,7 @@ from types import MethodType
 from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
+    NOT_PULLED,
     SEND_BUDGET,
     STATES,
     ConnectionStats,
@@ -46,7 +47,7 @@ from evloop._connection_shared import (
 from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder as FramingDecoder
-from evloop.protocol import FunctionProtocol
+from evloop.protocol import CoroutineProtocol, FunctionProtocol
 from evloop.sockets import PEER_GONE, address_of, local_address, peer_address, queued_output
 from evloop.sockets import accept as accept_from
 
@@ -76,7 +77,9 @@ cdef extern from "_syscalls.h":
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
+    void Py_INCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept
+    void PyList_SET_ITEM(PyObject* array, Py_ssize_t index, PyObject* item) noexcept
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
     ctypedef PyObject* (*vectorcallfunc)(PyObject* callback, PyObject** args, size_t count, PyObject* names) noexcept
     vectorcallfunc PyVectorcall_Function(object callback) noexcept
@@ -86,17 +89,12 @@ cdef extern from "Python.h":
 
 IMPLEMENTATION = "cython"
 
-# What `_receive` is called with: a frame, the connection and a frame, a list of frames.
+# What `_receive` is called with: a frame, the connection and a frame, a list of frames; or it is a Puller.
 cdef enum:
     ONE
     FUNCTION
     MANY
-
-cdef enum:
-    OPEN
-    FLUSHING
-    LINGERING
-    CLOSED
+    PULLED
 
 cdef enum:
     # Payloads of this size and above are referenced until they are sent, smaller ones are copied: the copy of 16 KiB
@@ -234,6 +232,19 @@ cdef object _address_from(unsigned char* raw, socklen_t size):
     return address_of(socket.AF_INET, (host, port))
 
 
+cdef class Puller:
+    """A protocol that takes the frames itself: the one of a coroutine.  Its methods are the subclass's."""
+
+    cdef int give(self, object frame) except -1:
+        raise NotImplementedError
+
+    cdef int frames_ready(self) except -1:
+        raise NotImplementedError
+
+    cdef int closing(self) except -1:
+        raise NotImplementedError
+
+
 @cython.final
 cdef class Connection(Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``."""
@@ -287,6 +298,8 @@ cdef class Connection(Endpoint):
         """Begin: call ``connection_made`` and read.  Called once, by whoever made the connection."""
         if self._timed:
             self._last_activity = self._times.began = self.core.now()
+        if type(self.protocol) is CoroutineProtocol:
+            self.protocol = self.protocol.new_session(IMPLEMENTATION)
         try:
             self._dispatch("connection_made", (self,))
         finally:  # an exit in the callback leaves the reactor, which may run again
@@ -373,6 +386,30 @@ cdef class Connection(Endpoint):
         self._flush_unless_corked()
         if self._output() > self._alarm:
             self._output_high()
+
+    def recv(self):
+        """Wait for the next frame; for coroutines."""
+        return self.puller().recv
+
+    def drain(self):
+        """Wait until the output is down to ``Limits.low_water``, if it was above ``high_water``; for coroutines."""
+        return self.puller().drain
+
+    def wait_closed(self):
+        """Wait until the connection is closed; for coroutines.  Any number of them."""
+        return self.puller().wait_closed()
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return self.puller().following
+
+    def __aenter__(self):
+        return self.puller().entered()
+
+    def __aexit__(self, kind, exc, traceback):
+        return self.puller().left(kind)
 
     def pause_reading(self):
         """Deliver nothing more, from this frame on, until :meth:`resume_reading`.  Idempotent.  Reactor thread only."""
@@ -468,6 +505,9 @@ cdef class Connection(Endpoint):
         if type(self.protocol) is FunctionProtocol:
             self._receive, self._receives = self.protocol.handler, FUNCTION
             return 0
+        if isinstance(self.protocol, Puller):
+            self._receive, self._receives, self._pull_room = self.protocol, PULLED, <int>MOST_FRAMES
+            return 0
         try:
             many, one = find_receivers(self.protocol, self.framing is not None)
             method, self._receives = (one, ONE) if many is None else (many, MANY)
@@ -502,7 +542,8 @@ cdef class Connection(Endpoint):
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
             self._received(size)
-            if self._codec is not None and self._pending is None and not self._held():
+            if self._codec is not None and self._pending is None and not self._held() and (
+                    self._receives != PULLED or (<Puller>self._receive).waits == FRAME):
                 frame = self._decoder.feed_one(buffer, size)
                 if frame is not None:
                     if self._bounds.frame_timeout:
@@ -699,8 +740,11 @@ cdef class Connection(Endpoint):
         core.dispatching = self._corked = True
         self._frames_received += 1
         try:
-            _call(self._receive, self if self._receives == FUNCTION else self._receiver,
-                  [frame] if self._receives == MANY else frame)
+            if self._receives == PULLED:
+                (<Puller>self._receive).give(frame)
+            else:
+                _call(self._receive, self if self._receives == FUNCTION else self._receiver,
+                      [frame] if self._receives == MANY else frame)
         except (SystemExit, KeyboardInterrupt):
             self._continue_soon()
             raise
@@ -717,6 +761,12 @@ cdef class Connection(Endpoint):
         cdef list frames = self._pending
         cdef object receive = self._receive, receiver = self if self._receives == FUNCTION else self._receiver
         cdef Py_ssize_t left, index
+        if self._receives == PULLED:
+            self._pull_room, self._delivering = <int>MOST_FRAMES, True
+            try:
+                return (<Puller>receive).frames_ready()
+            finally:
+                self._delivering = False
         if self._receives == MANY:
             self._pending = None
             if self._next:
@@ -754,6 +804,34 @@ cdef class Connection(Endpoint):
             if self._state == OPEN and not self._held():
                 self._continue_soon()
         return 0
+
+    cdef PyObject* _take_frame(self) except? NULL:
+        """Give away the next frame; NULL without an exception if there is none to be had now."""
+        cdef list frames = self._pending
+        cdef PyObject* frame
+        if frames is None or self._state != OPEN or self._held():
+            return NULL
+        if self._pull_room <= 0:
+            # A coroutine that takes without ever having to wait would keep the others waiting.
+            self._pull_room = <int>MOST_FRAMES
+            self._continue_soon()
+            return NULL
+        self._pull_room -= 1
+        self._frames_received += 1
+        frame = PyList_GET_ITEM(<PyObject*>frames, self._next)  # the list's reference becomes the caller's
+        Py_INCREF(<PyObject*>None)
+        PyList_SET_ITEM(<PyObject*>frames, self._next, <PyObject*>None)
+        self._next += 1
+        if self._next == PyList_GET_SIZE(frames):
+            self._pending = None
+            if not self._delivering:
+                self._continue_soon()  # to read on, or to tell what came behind it
+        return frame
+
+    cdef Puller puller(self):
+        if self._receives != PULLED:
+            raise RuntimeError(NOT_PULLED)
+        return <Puller>self._receive
 
     cdef int _peer_closed(self) except -1:
         """The peer's end of the stream, with everything before it delivered."""
@@ -1107,6 +1185,8 @@ cdef class Connection(Endpoint):
         self._last_activity = self.core.now()
         self._times.queued = -1
         self._arm(FLUSHING, self._last_activity + self._bounds.flush_timeout / 2, self._flush_too_slow)
+        if self._receives == PULLED:
+            (<Puller>self._receive).closing()
         self._update_events()
         return self._flush_unless_corked()
 
@@ -1194,7 +1274,9 @@ cdef class Connection(Endpoint):
             if self._on_lost is not None:
                 self._on_lost(self, self._exc)
             # A protocol knows its connection, as a traceback does: in a circle all would wait for the collector.
-            self.protocol = self._receive = self._receiver = self._on_lost = None
+            self.protocol = self._receiver = self._on_lost = None
+            if self._receives != PULLED:  # whose coroutine may still ask for a frame, to be told
+                self._receive = None
             self._exc = self._fault = self._broken = None
 
     cdef int _account(self) except -1:

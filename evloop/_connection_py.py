@@ -26,6 +26,8 @@ from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
 from evloop._connection_deadlines import SLOTS, Deadlines
+from evloop._connection_ends import Ends
+from evloop._connection_pull import PULL_SLOTS, Puller, Pulling
 from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
@@ -46,9 +48,9 @@ from evloop.addresses import Address
 from evloop.errors import CloseReason, FramingError, TlsError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
-from evloop.protocol import FunctionProtocol, Protocol
+from evloop.protocol import CoroutineProtocol, FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, local_address, peer_address, queued_output, socket_of
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, queued_output, socket_of
 
 if TYPE_CHECKING:
     from evloop.tls import TlsInfo
@@ -59,7 +61,7 @@ IMPLEMENTATION = "python"
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Deadlines, Endpoint):
+class Connection(Deadlines, Pulling, Ends, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -78,7 +80,7 @@ class Connection(Deadlines, Endpoint):
         "_sock", "_fd", "_peer", "_on_lost", "_throttle", "protocol", "framing", "context",
         "_encode", "_decoder", "_receive_many", "_receive_one",
         # where it is in its life
-        "_state", "close_reason", "_exc", *SLOTS,
+        "_state", "close_reason", "_exc", *SLOTS, *PULL_SLOTS,
         # input: decoded and not delivered, and what comes behind it
         "_pending", "_undelivered", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
@@ -106,6 +108,7 @@ class Connection(Deadlines, Endpoint):
     ) -> None:
         super().__init__(reactor)
         self._init_deadlines(limits)
+        self._init_pulling()
         self._peer = peer if peer is not None or isinstance(sock, socket.socket) else sock.peer
         self._sock = socket_of(sock)
         self._fd = self._sock.fileno()
@@ -114,6 +117,8 @@ class Connection(Deadlines, Endpoint):
         self.protocol: Protocol | None = protocol
         self.framing = framing
         self.context: Any = None
+        self._receive_many: Callable[[list[Any]], object] | None = None
+        self._receive_one: Callable[[Any], object] | None = None
         self._encode: Callable[..., bytes] = as_they_are if framing is None else framing.encode
         self._decoder = None if framing is None else FrameDecoder(framing, max_frame=limits.max_frame)
         self._state: str = OPEN
@@ -142,6 +147,8 @@ class Connection(Deadlines, Endpoint):
         """
         if self._timed:
             self._last_activity = self._began = self._reactor.time()
+        if type(self.protocol) is CoroutineProtocol:
+            self.protocol = self.protocol.new_session(IMPLEMENTATION)
         try:
             self._dispatch(self._tell, "connection_made", self)
         finally:  # an exit in the callback leaves the reactor, which may run again
@@ -232,20 +239,6 @@ class Connection(Deadlines, Endpoint):
         return self._state
 
     @property
-    def peer(self) -> Address | None:
-        """The peer's address; None when it has none.  Any thread."""
-        if self._peer is None:
-            found: Address | None = self._ask(peer_address)
-            self._peer = found or self._peer  # which the end may have set meanwhile
-        return self._peer
-
-    @property
-    def local(self) -> Address | None:
-        """This side's address; None once closed.  Any thread."""
-        found: Address | None = self._ask(local_address)
-        return found
-
-    @property
     def stats(self) -> ConnectionStats:
         """The counters, as :class:`ConnectionStats`.  Any thread."""
         sent = (self._frames_sent, self._bytes_sent, len(self._out))
@@ -263,6 +256,9 @@ class Connection(Deadlines, Endpoint):
 
     def _find_receivers(self) -> None:
         """Look the protocol's methods up, once: after connection_made, which may have set them."""
+        if isinstance(self.protocol, Puller):
+            self._puller = self.protocol
+            return
         if type(self.protocol) is not FunctionProtocol:
             self._receive_many, self._receive_one = find_receivers(self.protocol, self.framing is not None)
         else:
@@ -357,13 +353,15 @@ class Connection(Deadlines, Endpoint):
         self._run_pending()
 
     def _deliver(self) -> None:
+        if self._puller is not None:
+            return self._tell_puller(self._puller)
         pending = self._pending
         if self._receive_many is not None:
             frames = list(pending)
             pending.clear()
             self._frames_received += len(frames)
             self._receive_many(frames)
-            return
+            return None
         receive = self._receive_one
         assert receive is not None
         for _ in range(min(len(pending), FRAMES_PER_TURN)):
@@ -371,9 +369,10 @@ class Connection(Deadlines, Endpoint):
             receive(pending.popleft())
             # Empty: a callback that calls on_readable() has delivered the others itself.
             if self._held() or self._state is not OPEN or not pending:
-                return
+                return None
         if pending:
             self._continue_soon()
+        return None
 
     def _peer_closed(self) -> None:
         """The peer's end of the stream, with everything before it delivered."""
@@ -532,6 +531,8 @@ class Connection(Deadlines, Endpoint):
         self._last_activity = self._reactor.time()
         self._queued = None
         self._arm(FLUSHING, self._last_activity + self._limits.flush_timeout / 2, self._flush_too_slow)
+        if self._puller is not None:
+            self._puller.closing()
         self._update_events()
         self._flush_unless_corked()
 
@@ -629,14 +630,6 @@ class Connection(Deadlines, Endpoint):
         self._sock.close()
 
     # --- small parts -------------------------------------------------------------------------------------------
-
-    def _ask(self, question: Callable[[socket.socket], Any]) -> Any:
-        """Return what the standard library finds out about the socket; None once closed, by whomever."""
-        try:
-            answer = None if self.closed else question(self._sock)
-        except (OSError, MemoryError):
-            return None  # the end must not fail for want of a name
-        return None if self.closed else answer  # it may have come in between, to another thread's question
 
     def _dispatch(self, callback: Callable[..., Any], *args: Any) -> Any:
         """Run a callback of the application; what it sends leaves with one send when it returns."""

@@ -39,6 +39,12 @@ STATES = (
 )
 
 
+NOT_PULLED = (
+    "this connection's frames go to its handler's callbacks: recv(), drain() and `async for` are for a coroutine "
+    "handler, and for what evloop.aio.connect() returns"
+)
+
+
 class ConnectionStats(NamedTuple):
     """Counters of one connection; all ints."""
 

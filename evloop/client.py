@@ -88,7 +88,7 @@ def connect(
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a number of seconds > 0, or None, not {timeout}")
     framing, limits = framing_within(framing, limits)
-    factory = protocol_factory_of(handler, protocol_factory)
+    factory = protocol_factory_of(handler, protocol_factory, reactor)
 
     address = parse_address(address)
     new_connection: Callable[..., Connection] = Connection

@@ -21,17 +21,23 @@ import warnings
 from typing import TYPE_CHECKING
 
 from evloop import framing, reactor
+from evloop._connection_pull import Puller
 from evloop._connection_shared import ConnectionStats
 
-__all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats", "accept"]
+__all__ = ["IMPLEMENTATION", "Budget", "Connection", "ConnectionStats", "Puller", "accept", "puller_of"]
 
 if TYPE_CHECKING or "python" in (framing.IMPLEMENTATION, reactor.IMPLEMENTATION):
     from evloop._connection_py import IMPLEMENTATION, Connection
     from evloop._connection_shared import Budget
     from evloop.sockets import accept
+
+    _PULLERS: tuple[type, ...] = (Puller,)
 else:
     try:
         from evloop._connection import IMPLEMENTATION, Budget, Connection, accept
+        from evloop._connection import Puller as _CompiledPuller
+
+        _PULLERS = (Puller, _CompiledPuller)
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._connection":
@@ -45,3 +51,11 @@ else:
         from evloop._connection_py import IMPLEMENTATION, Connection
         from evloop._connection_shared import Budget
         from evloop.sockets import accept
+
+        _PULLERS = (Puller,)
+
+
+def puller_of(conn: Connection) -> Puller | None:
+    """Return the connection's protocol, if that takes the frames itself, for a coroutine; else None."""
+    protocol: object = conn.protocol
+    return protocol if isinstance(protocol, _PULLERS) else None  # type: ignore[return-value]

@@ -67,14 +67,30 @@ class FunctionProtocol(Protocol):
         self.handler = handler
 
 
-def protocol_factory_of(handler: object, protocol_factory: Callable[[], Protocol] | None) -> Callable[[], Protocol]:
-    """Return what makes the protocol of a new connection, from what the user gave.
+class CoroutineProtocol(Protocol):
+    """The protocol of a coroutine function ``handler(conn)``; one serves all.
 
-    A subclass of Protocol makes one object per connection; any other callable is a function, called per frame; a
-    factory is only ever *protocol_factory*.
+    A connection puts in its place what ``new_session(implementation)`` makes: a protocol that takes the frames itself,
+    for one connection of that implementation.  :mod:`evloop.aio` supplies it, so that the rest need not know asyncio.
+    """
+
+    __slots__ = ("new_session",)
+
+    def __init__(self, new_session: Callable[[str], Any]) -> None:
+        self.new_session = new_session
+
+
+def protocol_factory_of(
+    handler: object, protocol_factory: Callable[[], Protocol] | None, reactor: object = None
+) -> Callable[[], Protocol]:
+    """Return what makes the protocol of a new connection of *reactor*, from what the user gave.
+
+    A subclass of Protocol makes one object per connection; a coroutine function is called once per connection; any
+    other callable is a function, called per frame; a factory is only ever *protocol_factory*.
 
     Raises:
-        TypeError: both or neither were given, or *handler* is something else.
+        TypeError: both or neither were given, or *handler* is something else; it is a coroutine function, and *reactor*
+            no event loop.
     """
     if (handler is None) == (protocol_factory is None):
         raise TypeError("give a handler or a protocol_factory, and not both")
@@ -92,21 +108,36 @@ def protocol_factory_of(handler: object, protocol_factory: Callable[[], Protocol
         raise TypeError("a handler is a Protocol class, not an object of it: each connection gets its own")
     if not callable(handler):
         raise TypeError(f"a handler must be a function or a Protocol class, not {type(handler).__name__}")
-    function: Any = handler
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _unwrapped(handler)
     if inspect.isclass(function):
         raise TypeError(
             f"{handler!r} makes objects of a class; to have it called for each connection: protocol_factory="
         )
-    if _is_suspendable(function) or _is_suspendable(type(function).__call__):
-        raise TypeError(
-            f"{handler!r} is a coroutine function or a generator, and a handler is a plain function, called per frame"
-        )
-    protocol = FunctionProtocol(handler)
+    if any(_is_generator(part) for part in (function, type(function).__call__)):
+        raise TypeError(f"{handler!r} is a generator, and a handler is a function, a coroutine function or a class")
+    protocol: Protocol
+    if is_coroutine_handler(handler):
+        from evloop.aio.sessions import coroutine_protocol  # here, since it brings asyncio in
+
+        protocol = coroutine_protocol(handler, reactor)
+    else:
+        protocol = FunctionProtocol(handler)
     return lambda: protocol
 
 
-def _is_suspendable(function: Any) -> bool:
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return any(kind(function) for kind in kinds)
+def is_coroutine_handler(handler: Any) -> bool:
+    """Return whether *handler* is a coroutine function, a partial of one, or an object that is called as one."""
+    function = _unwrapped(handler)
+    return inspect.iscoroutinefunction(function) or (
+        not inspect.isclass(function) and inspect.iscoroutinefunction(type(function).__call__)
+    )
+
+
+def _unwrapped(handler: Any) -> Any:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return handler
+
+
+def _is_generator(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)

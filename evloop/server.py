@@ -21,11 +21,11 @@ from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
 from evloop._packets import refuse_tls
 from evloop.addresses import Address, AddressLike, parse_address
-from evloop.connection import Budget, Connection, accept
+from evloop.connection import Budget, Connection, accept, puller_of
 from evloop.errors import CloseReason
 from evloop.framing import Framing
 from evloop.limits import HEAD_ROOM, Limits
-from evloop.protocol import Protocol, protocol_factory_of
+from evloop.protocol import Protocol, is_coroutine_handler, protocol_factory_of
 from evloop.reactor import Core, Endpoint, Reactor, TimerHandle
 from evloop.sockets import (
     ACCEPT_RETRY,
@@ -97,7 +97,9 @@ class Server:
 
     Args:
         reactor: who drives it.
-        handler: a function ``handler(conn, frame)``, called per frame, or a :class:`Protocol` class.
+        handler: a function ``handler(conn, frame)``, called per frame; or a coroutine function ``handler(conn)``, a
+            task for each connection, for which *reactor* is to be an event loop (:mod:`evloop.aio`); or a
+            :class:`Protocol` class.
         address: as :func:`evloop.parse_address`; ``"127.0.0.1:0"`` takes a free port.
         framing: the wire format; None: bytes as they come.
         limits: every bound; see :class:`Limits`.
@@ -137,7 +139,7 @@ class Server:
         self.framing, self.limits = framing_within(framing, limits)
         self.connections: set[Connection] = set()
         self._budget = Budget(self.limits.max_buffered, self._overloaded) if self.limits.max_buffered else None
-        self._factory = protocol_factory_of(handler, protocol_factory)
+        self._factory = protocol_factory_of(handler, protocol_factory, reactor)
         self._given = [] if sockets is None else adopt_listeners(sockets)  # until start()
         self._shared = sockets is not None
         self._wanted = local_address(self._given[0]) if self._given else parse_address(address)
@@ -229,6 +231,8 @@ class Server:
     def shutdown(self, grace: float | None = None, done: Callable[[], object] | None = None) -> None:
         """Stop accepting, close each connection in good order, and call *done()* when the last one is gone.
 
+        A coroutine handler gets no more frames, and what it still sends is sent until it has ended.
+
         Args:
             grace: seconds after which those that are left are aborted; None: ``limits.drain_timeout``.
             done: called once, in the reactor's thread, in a later turn.
@@ -239,7 +243,11 @@ class Server:
         if done is not None:
             self._stopped.append(done)
         for conn in list(self.connections):
-            conn.close_for(CloseReason.SHUTDOWN)
+            puller = puller_of(conn)
+            if puller is None:
+                conn.close_for(CloseReason.SHUTDOWN)
+            else:
+                puller.stop()
         if self._force_timer is not None:
             self._force_timer.cancel()
         self._force_timer = self.reactor.call_later(self.limits.drain_timeout if grace is None else grace, self._force)
@@ -379,7 +387,10 @@ class Server:
         if left:
             logger.warning("%d connections did not finish in time and are reset", len(left))
         for conn in left:
+            puller = puller_of(conn)
             conn.abort()
+            if puller is not None:
+                puller.cancel_handler()
 
     def _check_stopped(self) -> None:
         if self.closing and not self.connections:
@@ -512,7 +523,7 @@ def serve(
         OSError: the address cannot be had.  TypeError, ValueError: as :class:`Server`.
     """
     raise_fd_limit()
-    with Reactor() as reactor:
+    with _reactor_for(handler) as reactor:
         server = Server(
             reactor,
             handler,
@@ -539,17 +550,33 @@ def serve(
             reactor.run_forever()
         finally:
             if not reactor.is_closed():  # as it is in a child that a handler has forked
-                server.close()
-                for conn in list(server.connections):
-                    conn.abort()
-                # Left by an exception: every protocol is told its end all the same.
-                reactor.run_until(lambda: not server.connections, deadline=reactor.time() + FAREWELL)
+                _say_farewell(server, reactor)
+
+
+def _reactor_for(handler: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return what drives a server of *handler*: a reactor, or an event loop if it is a coroutine function."""
+    if not is_coroutine_handler(handler):
+        return Reactor()
+    from evloop.aio.sessions import loop_of_its_own  # here, since it brings asyncio in
+
+    return loop_of_its_own()
+
+
+def _say_farewell(server: Server, reactor: Any) -> None:
+    """Close what a server that was left by an exception still has: every protocol is told its end all the same."""
+    server.close()
+    for conn in list(server.connections):
+        conn.abort()
+    if server.connections:
+        server.shutdown(FAREWELL, done=reactor.stop)
+        reactor.call_later(FAREWELL, reactor.stop)
+        reactor.run_forever()
 
 
 class _Stop:
     """What the signals do to a server that :func:`serve` runs: the first one ends it in good order."""
 
-    def __init__(self, server: Server, reactor: Reactor, stopping: Callable[[Server], object] | None) -> None:
+    def __init__(self, server: Server, reactor: Any, stopping: Callable[[Server], object] | None) -> None:
         self.server = server
         self.reactor = reactor
         self.stopping = stopping

@@ -9,6 +9,7 @@
 Also ``asyncio.Runner(loop_factory=evloop.aio.new_event_loop)``, and ``uvicorn --loop evloop.aio:new_event_loop``.
 """
 
+from evloop.aio.client import connect
 from evloop.aio.loop import EventLoop, EventLoopPolicy, new_event_loop, run
 
-__all__ = ["EventLoop", "EventLoopPolicy", "new_event_loop", "run"]
+__all__ = ["EventLoop", "EventLoopPolicy", "connect", "new_event_loop", "run"]

@@ -22,9 +22,14 @@ DOORS = {
     "evloop._reactor_py": "evloop.reactor",
     "evloop._connection": "evloop.connection",
     "evloop._connection_py": "evloop.connection",
+    "evloop.aio._session": "evloop.aio.sessions",
+    "evloop.aio._session_py": "evloop.aio.sessions",
 }
 # A compiled seam stands on compiled ones: their C-level ways in are not the doors'.
-COMPILED_ON = {"evloop._connection": {"evloop._framing", "evloop._reactor"}}
+COMPILED_ON = {
+    "evloop._connection": {"evloop._framing", "evloop._reactor"},
+    "evloop.aio._session": {"evloop._connection", "evloop._reactor"},
+}
 # TLS is written once, over the readable twin: the cipher costs more than the connection does.  So are packets: their
 # system calls are one a message, whoever makes them.
 BESIDE = {
