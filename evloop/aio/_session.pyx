@@ -357,10 +357,11 @@ cdef class Session(Puller):
         self.waits = NOTHING
         return self._step() if self._own else self._call_back()
 
-    def _wake_soon(self):
+    cdef int _wake_soon(self) except -1:
         if not self._wakes:
             self._wakes = True
             self.loop.call_soon(self._wake)
+        return 0
 
     def _wake(self):
         self._wakes = False
