@@ -19,6 +19,7 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from evloop.aio.transports import Transports
 from evloop.reactor import Core, EpollSelector
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ else:
     _Base = object  # a mixin: the class that joins the three inherits the core itself
 
 
-class AsyncioLifecycle(_Base):
+class AsyncioLifecycle(Transports, _Base):
     """What stands in front of a core and of asyncio's loop, and says which of them does what."""
 
     _core: type[Any] = Core

@@ -1,0 +1,96 @@
+"""Which transports and listeners an event loop makes: ours where it turns its own wheel, asyncio's elsewhere.
+
+The door of ``_transport``, which has no pure twin here: asyncio's own transports are that.  They run in debug mode, over
+any selector but our own, on the pure core, and where the extension is absent.
+
+Rule: nothing in this file may run per packet.  Read next: ``_transport.pyx``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from evloop._implementation import pure_wanted
+
+if TYPE_CHECKING:
+    from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled
+elif pure_wanted():
+    is_compiled = None
+else:
+    try:
+        from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled
+    except ModuleNotFoundError as exc:
+        # Only the absence of the extension itself: something that it imports and does not find is a broken build.
+        if exc.name != "evloop._transport":
+            raise
+        is_compiled = None  # the reactor's door has warned
+
+# Bound once: test-suites and libraries replace the name in asyncio by a class of ours.
+_Standard = asyncio.SelectorEventLoop
+
+_CHECKS_FDS = sys.version_info >= (3, 12)  # the makers of transports do
+
+if TYPE_CHECKING:
+
+    class _Base(_Standard):  # type: ignore[misc]
+        def _is_inherited(self) -> bool: ...
+else:
+    _Base = object  # a mixin
+
+
+class Transports(_Base):
+    """The part of an event loop that makes transports of sockets, and accepts."""
+
+    def _is_standard(self) -> bool:
+        """Return whether asyncio's transports are to be made."""
+        return is_compiled is None or self._is_inherited() or not is_compiled(self)
+
+    @functools.cached_property
+    def _bulk_memory(self) -> Any:
+        return BulkMemory()
+
+    @functools.cached_property
+    def _listeners(self) -> dict[int, Any]:
+        return {}  # by fd
+
+    def _make_socket_transport(
+        self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+    ) -> Any:
+        if self._is_standard():
+            return _Standard._make_socket_transport(self, sock, protocol, waiter, extra=extra, server=server)  # type: ignore[attr-defined]
+        if _CHECKS_FDS:
+            self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        return SocketTransport(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self, rawsock: Any, protocol: Any, sslcontext: Any, waiter: Any = None, *, server_side: bool = False,
+        server_hostname: Any = None, extra: Any = None, server: Any = None, **timeouts: Any,
+    ) -> Any:  # fmt: skip
+        if _CHECKS_FDS:
+            self._ensure_fd_no_transport(rawsock)  # type: ignore[attr-defined]
+        ssl_protocol = asyncio.sslproto.SSLProtocol(  # type: ignore[attr-defined]
+            self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    def _start_serving(
+        self, protocol_factory: Any, sock: Any, sslcontext: Any = None, server: Any = None, backlog: int = 100,
+        *timeouts: Any, **more: Any,
+    ) -> None:  # fmt: skip
+        if self._is_standard():
+            _Standard._start_serving(self, protocol_factory, sock, sslcontext, server, backlog, *timeouts, **more)  # type: ignore[attr-defined]
+            return
+        serving = (protocol_factory, sock, sslcontext, server, backlog, *timeouts, *more.values())
+        self._listeners[sock.fileno()] = Listener(self, sock, serving, protocol_factory, server, sslcontext, backlog)
+
+    def _stop_serving(self, sock: Any) -> None:
+        listener = self._listeners.pop(sock.fileno(), None)
+        if listener is None:
+            _Standard._stop_serving(self, sock)  # type: ignore[attr-defined]
+        else:
+            listener.stop()
+            sock.close()
