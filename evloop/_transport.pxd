@@ -93,7 +93,8 @@ cdef class SocketTransport(Endpoint):
 cdef class Listener(Endpoint):
     cdef readonly object sock
     cdef object _factory, _server, _sslcontext, _context
-    cdef tuple _serving           # what _start_serving is called with again after a rest
+    cdef tuple _timeouts
+    cdef dict _more
     cdef int _batch
     cdef bint _plain              # the addresses are of a kind that we read ourselves
     cdef BulkMemory _bulk

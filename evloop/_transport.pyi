@@ -12,8 +12,9 @@ class SocketTransport:
 
 class Listener:
     def __init__(
-        self, loop: Any, sock: Any, serving: Any, factory: Any, server: Any, sslcontext: Any, backlog: int
-    ) -> None: ...
+        self, loop: Any, sock: Any, factory: Any, sslcontext: Any, server: Any, backlog: int,
+        timeouts: tuple[Any, ...], more: dict[str, Any],
+    ) -> None: ...  # fmt: skip
     def stop(self) -> None: ...
 
 def is_compiled(loop: Any) -> bool: ...

@@ -174,9 +174,7 @@ cdef class SocketTransport(Endpoint):
 
     def __init__(self, loop, sock, protocol, waiter=None, extra=None, server=None):
         Endpoint.__init__(self, loop)
-        self._given = {"socket": trsock.TransportSocket(sock)}
-        if extra:
-            self._given.update(extra)
+        self._given = {**(extra or {}), "socket": trsock.TransportSocket(sock)}
         _ask(self._given, "sockname", sock.getsockname)
         _ask(self._given, "peername", sock.getpeername)
         self._socket, self._sock_fd, self._open = sock, sock.fileno(), True
@@ -598,23 +596,24 @@ cdef class SocketTransport(Endpoint):
 
     def writelines(self, list_of_data):
         """Write an iterable of bytes-like objects, with one system call; otherwise as :meth:`write`."""
-        cdef list items = list(list_of_data)
+        cdef list items = [data if type(data) is bytes else bytes(memoryview(data)) for data in list_of_data]
         cdef Py_ssize_t total = 0
+        cdef int number
+        cdef bytes data
         for data in items:
-            total += len(memoryview(data).cast("B")) if type(data) is memoryview else len(data)
+            total += PyBytes_GET_SIZE(data)
         if self._odd and not self._may_write(WRITELINES, total > 0):
             return
         if total <= COPIED:
             data = b"".join(items)
-            self._put(<bytes>data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            self._put(data, PyBytes_AS_STRING(data), total)
             return
-        items = [data if type(data) is bytes else bytes(data) for data in items]
-        self._uncork(False) if not self._corked else self._flush_gather(None, NULL, 0)
+        self._flush_gather(None, NULL, 0)
         if self._conn_lost:
             return
         for data in items:
-            if data:
-                self._keep(<bytes>data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
+            if PyBytes_GET_SIZE(data):
+                self._keep(data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
         if not self._writing:
             number = self._send_chunks()
             if number:
@@ -946,7 +945,10 @@ cdef class SocketTransport(Endpoint):
         self._conn_lost += 1
         self._odd = True
         self._reading = self._writing = False
-        self.core.forget(self)  # nothing is to be read or written any more
+        if self.fd >= 0:
+            self.core.forget(self)  # nothing is to be read or written any more
+        elif self._empty_waiter is not None:
+            self.core._unwatch(self._sock_fd, EVENT_WRITE)  # sendfile()'s, of an fd that is about to be closed
         self._reactor.call_soon(self._call_connection_lost, exc)
         return 0
 
@@ -995,13 +997,13 @@ cdef class Listener(Endpoint):
     Args:
         loop: the event loop, on the compiled core.
         sock: the listening socket (non-blocking); whose owner closes it after :meth:`stop`.
-        serving: what ``loop._start_serving`` was called with.
-        factory, server, sslcontext, backlog: of these.
+        factory, sslcontext, server, backlog: what ``loop._start_serving`` was called with.
+        timeouts: a tuple, and *more* a dict: what it was called with beyond these.
     """
 
-    def __init__(self, loop, sock, serving, factory, server, sslcontext, backlog):
+    def __init__(self, loop, sock, factory, sslcontext, server, backlog, timeouts, more):
         Endpoint.__init__(self, loop)
-        self.sock, self._serving = sock, serving
+        self.sock, self._timeouts, self._more = sock, timeouts, more
         self._factory, self._server, self._sslcontext = factory, server, sslcontext
         self._batch = max(1, min(backlog, BATCH))
         self._plain = type(sock) is socket.socket and sslcontext is None and sock.family in (AF_INET, AF_INET6, AF_UNIX)
@@ -1059,8 +1061,8 @@ cdef class Listener(Endpoint):
 
     def _start_task(self, conn, extra):
         loop = self._reactor
-        factory, _, sslcontext, server, _, *timeouts = self._serving
-        loop.create_task(loop._accept_connection2(factory, conn, extra, sslcontext, server, *timeouts))
+        what = (self._factory, conn, extra, self._sslcontext, self._server, *self._timeouts)
+        loop.create_task(loop._accept_connection2(*what, **self._more))
 
     def _accept_failed(self, exc):
         """Rest for a while if the process has no more of something, or raise; return False."""

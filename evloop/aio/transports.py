@@ -84,8 +84,8 @@ class Transports(_Base):
         if self._is_standard():
             _Standard._start_serving(self, protocol_factory, sock, sslcontext, server, backlog, *timeouts, **more)  # type: ignore[attr-defined]
             return
-        serving = (protocol_factory, sock, sslcontext, server, backlog, *timeouts, *more.values())
-        self._listeners[sock.fileno()] = Listener(self, sock, serving, protocol_factory, server, sslcontext, backlog)
+        listener = Listener(self, sock, protocol_factory, sslcontext, server, backlog, timeouts, more)
+        self._listeners[sock.fileno()] = listener
 
     def _stop_serving(self, sock: Any) -> None:
         listener = self._listeners.pop(sock.fileno(), None)
