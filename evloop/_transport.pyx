@@ -596,7 +596,7 @@ cdef class SocketTransport(Endpoint):
 
     def writelines(self, list_of_data):
         """Write an iterable of bytes-like objects, with one system call; otherwise as :meth:`write`."""
-        cdef list items = [data if type(data) is bytes else bytes(memoryview(data)) for data in list_of_data]
+        cdef list items = [item if type(item) is bytes else bytes(memoryview(item)) for item in list_of_data]
         cdef Py_ssize_t total = 0
         cdef int number
         cdef bytes data
@@ -786,6 +786,7 @@ cdef class SocketTransport(Endpoint):
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_result(None)
         if self._closing:
+            self._conn_lost += 1
             self._call_connection_lost(None)
             return 0
         self._want()

@@ -39,7 +39,7 @@ else:
     _Base = object  # a mixin: the class that joins the three inherits the core itself
 
 
-class AsyncioLifecycle(Transports, _Base):
+class AsyncioLifecycle(Transports, _Base):  # type: ignore[misc]
     """What stands in front of a core and of asyncio's loop, and says which of them does what."""
 
     _core: type[Any] = Core

@@ -1,7 +1,7 @@
 """Which transports and listeners an event loop makes: ours where it turns its own wheel, asyncio's elsewhere.
 
-The door of ``_transport``, which has no pure twin here: asyncio's own transports are that.  They run in debug mode, over
-any selector but our own, on the pure core, and where the extension is absent.
+The door of ``_transport``, which has no pure twin here: asyncio's own transports are that.  They run in debug mode,
+over any selector but our own, on the pure core, and where the extension is absent.
 
 Rule: nothing in this file may run per packet.  Read next: ``_transport.pyx``.
 """
@@ -35,7 +35,7 @@ _CHECKS_FDS = sys.version_info >= (3, 12)  # the makers of transports do
 
 if TYPE_CHECKING:
 
-    class _Base(_Standard):  # type: ignore[misc]
+    class _Base(_Standard):
         def _is_inherited(self) -> bool: ...
 else:
     _Base = object  # a mixin
