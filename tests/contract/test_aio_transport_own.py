@@ -7,6 +7,7 @@ import asyncio
 import errno
 import gc
 import os
+import random
 import selectors
 import socket
 import sys
@@ -107,6 +108,29 @@ def test_transport_writelines_is_one_call():
                     transport.writelines(wrong)
 
     run(loop_with(table), main)
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair])
+def test_transport_writelines_to_a_slow_reader_come_in_order(pair):
+    """Empty ones among them; paused once, resumed once: asyncio of 3.12 forgets both (python/cpython#127655)."""
+    dice = random.Random(2)
+
+    async def main():
+        protocol = Diary()
+        async with connected(protocol, pair) as (transport, peer):
+            sent = bytearray()
+            while len(sent) < 6_000_000:
+                pieces = [dice.randbytes(dice.choice((0, 1, 100, 20_000, 200_000))) for _ in range(5)]
+                for piece in pieces:
+                    sent += piece
+                transport.writelines(pieces)
+            assert transport.get_write_buffer_size() > 65536
+            transport.write_eof()
+            assert await receive(peer, len(sent) + 1) == sent
+            assert transport.get_write_buffer_size() == 0
+        assert protocol.names[:3] == ["connection_made", "pause_writing", "resume_writing"]
+
+    run(evloop.aio.new_event_loop, main)
 
 
 @pytest.mark.parametrize("kind", [memoryview, lambda data: memoryview(data).cast("I")])
