@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 
 import pytest
 from aiopeers import LOOPS, BufferedDiary, Diary, run, turns
@@ -26,7 +27,8 @@ class Life:
         self.dice = random.Random(seed)
         self.trace = []
         self.plan = {name: [self._deed(0.35) for _ in range(40)] for name in CALLBACKS}
-        self.left = b""
+        if sys.version_info < (3, 11):  # asyncio begins to read all the same, there
+            self.plan["connection_made"] = ["nothing"]
 
     def _deed(self, rough):
         return self.dice.choice(DEEDS) if self.dice.random() < rough else self.dice.choice(GENTLE)

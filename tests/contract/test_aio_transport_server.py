@@ -255,6 +255,7 @@ def test_tls_echo_comes_back_whole(new_loop, size):
             transport.close()
             await until(lambda: "connection_lost" in protocol.names)
             await until(lambda: "connection_lost" in Echo.made[0].names)
+            Echo.made[0].transport.close()  # Python 3.10 warns of it otherwise
 
     run(new_loop, main)
 
@@ -281,6 +282,7 @@ def test_tls_begun_on_a_plain_connection(new_loop):
         await until(lambda: len(client_side.received) == 5 + 300_000)
         client_tls.close()
         await until(lambda: "connection_lost" in client_side.names and "connection_lost" in server_side.names)
+        server_tls.close()
         await turns(3)
 
     run(new_loop, main)
