@@ -34,7 +34,7 @@ cdef class SocketTransport(Endpoint):
     cdef unsigned char _reading, _writing  # what the fd is watched for
     cdef unsigned char _keeps     # the protocol keeps what it is given: no memory is lent to it
     cdef signed char _room        # the size of a bulk read: an index, or -1: the shared buffer
-    cdef unsigned char _small     # bulk reads that did not fill half of it, in a row
+    cdef unsigned char _small     # bulk reads that filled little of it, in a row
     cdef readonly bint _closing, _paused, _eof, _protocol_paused, _protocol_connected
     cdef public int _conn_lost
     cdef object _receive          # data_received; None: not looked up yet

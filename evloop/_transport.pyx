@@ -86,7 +86,7 @@ cdef enum:
     GATHERED = 65536
     # A read of this much makes the next one a bulk read; the least room, and half of the next one up.
     LEAST_BULK = 32768
-    # Bulk reads in a row that fill less than half of the room, before it is halved: one is the end of a message.
+    # Bulk reads in a row that fill less than a quarter of the room, before it is halved: one is the end of a message.
     FEW = 4
     # One sendmsg; the kernel takes 1024 (IOV_MAX).  Four kilobytes of stack.
     PARTS = 256
@@ -393,8 +393,8 @@ cdef class SocketTransport(Endpoint):
     cdef int _read_bulk(self) except -1:
         """Receive into what is delivered, and have its memory back if the protocol does not keep it.
 
-        The object is at least half full, so that who keeps it holds no more than twice what he was given, and that
-        once: from then on he gets copies of his own.
+        The object is at least a quarter full, so that who keeps it holds no more than four times what he was given, and
+        that once: from then on he gets copies of their size.
         """
         cdef int room = self._room
         cdef Py_ssize_t full = LEAST_BULK << room
@@ -405,7 +405,7 @@ cdef class SocketTransport(Endpoint):
         if size <= 0:
             bulk.give(body, room)
             return self._read_nothing(size)
-        if 2 * size < full or self._keeps:
+        if 4 * size < full or self._keeps:
             try:
                 data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(<object>body), size)
             finally:
