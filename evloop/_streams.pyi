@@ -1,0 +1,13 @@
+# The halves that run per packet; evloop/aio/streams.py joins them to asyncio's classes, whose types they share.
+
+import asyncio
+from typing import Any
+
+class Operation:
+    """A read or a drain that somebody awaits."""
+
+    def __await__(self) -> Any: ...
+
+class ReaderBase(asyncio.StreamReader): ...
+class WriterBase(asyncio.StreamWriter): ...
+class ProtocolBase(asyncio.StreamReaderProtocol): ...
