@@ -22,6 +22,7 @@ from cpython.object cimport PyObject
 from libc.string cimport memchr, memcpy, memmove
 
 from evloop._reactor cimport Core
+from evloop._transport cimport CProtocol, SocketTransport
 
 import sys
 from asyncio import CancelledError, IncompleteReadError, LimitOverrunError
@@ -60,6 +61,8 @@ cdef enum:
     # when it pauses (2 * 64 KiB and one read of 256 KiB).
     SPARE_LEAST = 16384
     SPARE_MOST = 786432
+    # What the kernel does not take of a write is copied up to this size, and referenced above; as the transport does.
+    COPIED = 16384
 
 # A tuple of separators is understood from Python 3.13 on.
 cdef bint SEPARATORS = sys.version_info >= (3, 13)
@@ -717,6 +720,7 @@ cdef class WriterBase:
     """The half of a stream writer that runs per packet or per write; see ``evloop.aio.StreamWriter``."""
 
     cdef object _any_transport
+    cdef SocketTransport ours     # the same, if it is one of ours; else None
     cdef public object _protocol, _reader, _loop
 
     def __init__(self, transport, protocol, reader, loop):
@@ -734,6 +738,7 @@ cdef class WriterBase:
     @_transport.setter
     def _transport(self, transport):
         self._any_transport = transport
+        self.ours = transport if type(transport) is SocketTransport else None
 
     @property
     def transport(self):
@@ -742,7 +747,10 @@ cdef class WriterBase:
 
     def write(self, data):
         """Write *data*, or queue what the kernel does not take."""
-        self._any_transport.write(data)
+        if self.ours is not None and type(data) is bytes and PyBytes_GET_SIZE(data) <= COPIED:
+            self.ours.write_pointer(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        else:
+            self._any_transport.write(data)
 
     def writelines(self, data):
         """Write an iterable of bytes."""
@@ -778,7 +786,7 @@ cdef class WriterBase:
         if isinstance(self._protocol, ProtocolBase):
             protocol = <ProtocolBase>self._protocol
             if not protocol._connection_lost and not protocol._paused and self.reader_is_fine():
-                if not self._any_transport.is_closing():
+                if not (self._any_transport.is_closing() if self.ours is None else self.ours._closing):
                     return None
         return StandardWriter.drain(self)
 
@@ -793,12 +801,13 @@ cdef class WriterBase:
 # --- the protocol ----------------------------------------------------------------------------------------------------
 
 
-cdef class ProtocolBase:
+cdef class ProtocolBase(CProtocol):
     """The half of a stream protocol that runs per packet; see ``evloop.aio.StreamReaderProtocol``."""
 
     cdef public object _loop, _stream_reader_wr, _source_traceback, _strong_reader, _stream_writer, _task, _transport
     cdef public object _client_connected_cb
     cdef public bint _paused, _connection_lost, _reject_connection, _over_ssl
+    cdef bint overridden          # a subclass has a data_received() of its own
     cdef object close_waiter      # the Future of wait_closed(), made when it is asked for
     cdef object lost_with         # what connection_lost() was called with
     cdef object drain_waiters     # Futures, or None
@@ -811,6 +820,7 @@ cdef class ProtocolBase:
         if client_connected_cb is not None:
             self._strong_reader = stream_reader  # until the connection is made
         self._client_connected_cb = client_connected_cb
+        self.overridden = type(self).data_received is not data_received
 
     def __del__(self):
         # Nobody may have waited for the close: no report of an exception that nobody has looked at.
@@ -848,6 +858,18 @@ cdef class ProtocolBase:
         found = evl_referent(<PyObject*>self._stream_reader_wr)
         return None if found is NULL else take_reference(found)
 
+    cdef int c_data_received(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef object reader
+        if self.overridden:
+            self.data_received((<const char*>data)[:size])
+            return 0
+        reader = self.reader()
+        if isinstance(reader, ReaderBase):
+            (<ReaderBase>reader).feed(<const char*>data, size)
+        elif reader is not None:
+            reader.feed_data((<const char*>data)[:size])
+        return 0
+
     def data_received(self, data):
         """Hand the reader what has come."""
         reader = self.reader()
@@ -878,3 +900,6 @@ cdef class ProtocolBase:
         self._stream_writer = None
         self._task = None
         self._transport = None
+
+
+cdef object data_received = ProtocolBase.data_received

@@ -25,12 +25,14 @@ DOORS = {
     "evloop.aio._session": "evloop.aio.sessions",
     "evloop.aio._session_py": "evloop.aio.sessions",
     "evloop._transport": "evloop.aio.transports",
+    "evloop._streams": "evloop.aio.streams",
 }
 # A compiled seam stands on compiled ones: their C-level ways in are not the doors'.
 COMPILED_ON = {
     "evloop._connection": {"evloop._framing", "evloop._reactor"},
     "evloop.aio._session": {"evloop._connection", "evloop._reactor"},
     "evloop._transport": {"evloop._reactor"},
+    "evloop._streams": {"evloop._reactor", "evloop._transport"},
 }
 # TLS is written once, over the readable twin: the cipher costs more than the connection does.  So are packets: their
 # system calls are one a message, whoever makes them.
@@ -39,7 +41,7 @@ BESIDE = {
     ("evloop._connection_py", "evloop._connection_packets"),
 }
 # What is there for asyncio's sake.
-ASYNCIO = {"aio", "_transport"}
+ASYNCIO = {"aio", "_transport", "_streams"}
 # What a layer must not know; the names are modules, of the standard library or ours.
 FORBIDDEN = {
     "evloop.errors": {"evloop", "socket", "selectors", "time", "logging"},
@@ -51,6 +53,7 @@ FORBIDDEN = {
     "evloop._reactor_lifecycle": {"asyncio", "evloop.framing", "evloop.connection", "evloop.server"},
     "evloop._connection_py": {"asyncio", "selectors.DefaultSelector", "evloop.server", "logging", "time"},
     "evloop._connection": {"asyncio", "selectors", "evloop.server", "logging", "time"},
+    "evloop._streams": {"socket", "selectors", "evloop.framing", "evloop.connection", "evloop.server", "logging", "time"},
     "evloop._transport": {"selectors", "evloop.framing", "evloop.connection", "evloop.server", "logging", "time"},
     "evloop._admission": {"asyncio", "logging", "selectors", "evloop.reactor", "evloop.connection", "evloop.server"},
     "evloop._tls_stream": {"socket", "selectors", "time", "logging", "evloop.reactor", "evloop.connection"},
