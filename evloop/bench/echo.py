@@ -19,12 +19,13 @@ from collections.abc import Sequence
 
 from evloop.bench import echo_report, native
 from evloop.bench.echo_run import Case, Programs, RunFailed, parse_case, prepare, run
-from evloop.bench.rivals import C_AGAIN, RIVALS, C, Rival
+from evloop.bench.rivals import C_AGAIN, C_RAW, C_RAW_AGAIN, RIVALS, C, Rival
 
 # Ping-pong over many peers is chat and RPC; sixteen in flight is telemetry; 64 KiB and 1 MiB are files and images; one
-# connection is latency alone; 5,000 is what the wheel itself costs.
+# connection is latency alone; 5,000 is what the wheel itself costs.  Raw ones are what a transport costs: 100 KiB is
+# more than one read of most.
 CASES = ("c100p1s64", "c100p16s64", "c10p1s64k", "c4p1s1m", "c5000p1s64", "c1p1s64", "c100p1s1k", "accept", "idle",
-         "hold")  # fmt: skip
+         "hold", "raw-c100s64", "raw-c100s1k", "raw-c1s64", "raw-c100s100k")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         programs = prepare()
         if options.json:
             options.json.touch()  # a path that cannot be written is said now, and not when all is measured
-        return _benchmark(cases, [C, C_AGAIN] if options.floor else wanted, programs, options)
+        floor = [C, C_AGAIN, C_RAW, C_RAW_AGAIN]
+        return _benchmark(cases, floor if options.floor else wanted, programs, options)
     except (native.CompilerError, OSError) as exc:
         print(f"evloop bench echo: {exc}", file=sys.stderr)
         return 1
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m evloop.bench.echo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--cases", default=",".join(CASES), help="comma separated; cNpNsN, accept, idle, hold (default: all)"
+        "--cases", default=",".join(CASES), help="comma separated; cNpNsN, raw-cNsN, accept, idle, hold (default: all)"
     )
     parser.add_argument("--rivals", help="comma separated names of --list (default: all); C is always among them")
     parser.add_argument("--rounds", type=_rounds, default=5, help="interleaved rounds, the first dropped (2.., 5)")
@@ -83,7 +85,7 @@ def _rivals(names: list[str]) -> list[Rival]:
     unknown = [name for name in names if name not in RIVALS]
     if unknown:
         raise ValueError(f"no rival {', '.join(unknown)}; there are {', '.join(RIVALS)}")
-    return [RIVALS[name] for name in dict.fromkeys([C.name, *names])]
+    return [RIVALS[name] for name in dict.fromkeys([C.name, C_RAW.name, *names])]
 
 
 def _raise_fd_limit() -> None:
@@ -109,8 +111,9 @@ def _benchmark(cases: list[Case], wanted: list[Rival], programs: Programs, optio
     found: dict[str, echo_report.CaseResults] = {}
     lost: list[str] = []
     for case in cases:
-        found[case.name] = _measure(case, present, programs, options)
-        print("\n" + echo_report.table(case, found[case.name], C.name), flush=True)
+        fitting = [rival for rival in present if rival.raw == case.raw]
+        found[case.name] = _measure(case, fitting, programs, options)
+        print("\n" + echo_report.table(case, found[case.name]), flush=True)
         lost += echo_report.losses(case, found[case.name])
     if any(rival.ours for rival in present):
         print(

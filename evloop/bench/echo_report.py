@@ -18,7 +18,7 @@ from typing import Any
 
 from evloop.bench import native
 from evloop.bench.echo_run import Case, Programs, environment
-from evloop.bench.rivals import RIVALS, TUNED_MALLOC, Rival
+from evloop.bench.rivals import C_RAW, RIVALS, TUNED, TUNED_MALLOC, C, Rival
 
 # The project's aims for the compiled rows: a framed echo through a callback costs at most this multiple of the C
 # server's CPU per message, and an idle connection at most this many bytes.
@@ -30,6 +30,14 @@ AIMS = {
     ("c10p1s64k", ""): 1.00,
     ("c4p1s1m", ""): 0.90,
     ("accept", ""): 1.25,  # 0.8 times the connections a second
+}
+# evloop.aio's, as multiples of the better one of a rival's two rows: the settings of malloc are no merit of a loop.
+AIO_AIMS = {
+    ("raw-c100s64", "evloop-aio-raw"): {"uvloop-raw": 0.95, "aiofastnet-raw": 0.95},
+    ("raw-c100s1k", "evloop-aio-raw"): {"uvloop-raw": 0.95, "aiofastnet-raw": 0.95},
+    ("raw-c1s64", "evloop-aio-raw"): {"uvloop-raw": 1.00},
+    ("raw-c100s100k", "evloop-aio-raw"): {"uvloop-raw": 0.95, "aiofastnet-raw": 0.95},
+    ("c100p1s64", "evloop-aio-streams"): {"uvloop-streams": 0.92},
 }
 IDLE_AIM = 1024
 WITNESS_AIM = 5000  # microseconds, p99.9 of a connection beside 19,000 that say nothing
@@ -62,7 +70,7 @@ def machine(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
         "C": f"{native.compiler_version(native.compiler())}, {' '.join(native.FLAGS)}",
         "malloc": f"default; rows named +malloc: {tuned}",
         "method": f"{rounds} interleaved rounds, the first dropped; {seconds:g} s each; closed loop, C load generator, "
-        "every reply's length and number checked",
+        "every reply's length and number checked, all its bytes in raw cases",
         "figures": "CPU: the server's own clock, user and system, per message; x C: of the same round; median, and "
         "min..max; busy: share of its core",
     }
@@ -109,15 +117,21 @@ def wrapped(text: str, indent: int) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
-def table(case: Case, results: CaseResults, base: str) -> str:
-    """Return the table of one case, cheapest first; *base* is the row that the ratios are to."""
+def base_of(case: Case) -> str:
+    """Return the name of the row that the ratios are to: the C server."""
+    return C_RAW.name if case.raw else C.name
+
+
+def table(case: Case, results: CaseResults) -> str:
+    """Return the table of one case, cheapest first."""
+    base = base_of(case)
     if case.mode == "idle":
         title = f"{case.name}: {case.connections} connections, one message each, then silence"
         columns = f"{'':<27}{'bytes/connection':>18}{'min..max':>18}{'RSS before MiB':>18}"
     else:
         unit = "connection" if case.mode == "accept" else "message"
         what = "connect, one message, close" if case.mode == "accept" else f"{case.pipeline} in flight on each"
-        title = f"{case.name}: {case.connections} connections, {what}, {case.size} bytes"
+        title = f"{case.name}: {case.connections} connections, {what}, {case.size} bytes{' unframed' * case.raw}"
         columns = (
             f"{'':<27}{'CPU us/' + unit:>17}{'x ' + base:>8}{'min..max':>14}{unit + 's/s':>16}{'p50 us':>9}"
             f"{'p99 us':>9}{'busy':>7}{'RSS MiB':>9}"
@@ -183,9 +197,9 @@ def losses(case: Case, results: CaseResults) -> list[str]:
     for name, runs in measured.items():
         if not _ours(name):
             continue
-        behind = _missed_aim(case, name, runs, measured.get("c")) if name != "evloop-pure" else []
+        behind = [] if name == "evloop-pure" else _missed_aim(case, name, measured)
         for other, theirs in measured.items():
-            if other.partition("-")[0] in ("c", "evloop") or not middle(theirs, key):
+            if not _compared(name, other) or not middle(theirs, key):
                 continue
             times = middle(runs, key) / middle(theirs, key)
             behind += [f"{other} {times:.2f}x"] * (times > SAME)
@@ -194,18 +208,45 @@ def losses(case: Case, results: CaseResults) -> list[str]:
     return lines
 
 
-def _missed_aim(case: Case, name: str, runs: Runs, base: Runs | None) -> list[str]:
+def _compared(name: str, other: str) -> bool:
+    """Tell whether a row of evloop is to be ahead of another's: on evloop.aio, of the same program on other loops."""
+    if other.partition("-")[0] in ("c", "evloop"):
+        return False
+    return not _on_aio(name) or RIVALS[name].file == RIVALS[other].file
+
+
+def _missed_aim(case: Case, name: str, measured: dict[str, Runs]) -> list[str]:
+    runs = measured[name]
+    if _on_aio(name):
+        return _missed_aio_aims(case, name, measured)
     if case.mode == "idle":
         cost = middle(runs, "bytes_per_connection")
         return [f"the aim ({cost:,.0f} bytes, aim {IDLE_AIM:,})"] * (cost > IDLE_AIM)
     if case.mode == "hold":
         slow = middle(runs, "p999")
         return [f"the aim (p99.9 {slow:,.0f} us, aim {WITNESS_AIM:,} us)"] * (slow > WITNESS_AIM)
-    if not base:
+    base = base_of(case)
+    if base not in measured:
         return []
-    times = median(ratios(runs, base, "server_cpu_us"))
+    times = median(ratios(runs, measured[base], "server_cpu_us"))
     aim = AIMS.get((case.name, name), AIMS.get((case.name, ""), CALLBACK_AIM))
-    return [f"c {times:.2f}x (aim {aim:.2f}x)"] * (times > aim)
+    return [f"{base} {times:.2f}x (aim {aim:.2f}x)"] * (times > aim)
+
+
+def _missed_aio_aims(case: Case, name: str, measured: dict[str, Runs]) -> list[str]:
+    missed = []
+    for rival, aim in AIO_AIMS.get((case.name, name.removesuffix(TUNED)), {}).items():
+        rows = [row for row in (rival, rival + TUNED) if row in measured]
+        if not rows:
+            continue
+        better = min(rows, key=lambda row: middle(measured[row], "server_cpu_us"))
+        times = median(ratios(measured[name], measured[better], "server_cpu_us"))
+        missed += [f"the aim ({times:.3f}x {better}, aim {aim:.2f}x)"] * (times > aim)
+    return missed
+
+
+def _on_aio(name: str) -> bool:
+    return name.startswith("evloop-aio-")
 
 
 def _ours(name: str) -> bool:

@@ -41,6 +41,7 @@ class Case(NamedTuple):
     connections: int
     pipeline: int = 1
     size: int = 64
+    raw: bool = False  # messages without a length, one in flight
 
 
 class RunFailed(Exception):
@@ -64,7 +65,7 @@ def prepare() -> Programs:
 
 
 def parse_case(name: str) -> Case:
-    """Return the case that a name such as ``c100p16s64``, ``c4p1s1m``, ``accept``, ``idle`` or ``hold`` stands for.
+    """Return the case that a name such as ``c100p16s64``, ``raw-c1s100k``, ``accept``, ``idle`` or ``hold`` stands for.
 
     Raises:
         ValueError: it is no such name.
@@ -75,13 +76,17 @@ def parse_case(name: str) -> Case:
         return Case(name, "idle", 10_000)
     if name == "hold":  # under the 20,000 descriptors that a process may have on many machines
         return Case(name, "hold", 19_000)
-    found = re.fullmatch(r"c(\d{1,6})p(\d{1,5})s(\d{1,8})([km]?)", name)
+    # Raw messages have no edges: the next one is sent when all of the last has come back.
+    found = re.fullmatch(r"(raw-)?c(\d{1,6})(?(1)|p(\d{1,5}))s(\d{1,8})([km]?)", name)
     if not found:
         raise ValueError(
-            f"{name!r} is no case: cNpNsN (connections, in flight, payload bytes; k and m), accept, idle or hold"
+            f"{name!r} is no case: cNpNsN (connections, in flight, payload bytes; k and m), raw-cNsN, accept, idle or "
+            "hold"
         )
-    connections, pipeline, size = (int(found[i]) for i in (1, 2, 3))
-    return Case(name, "echo", connections, pipeline, size << {"": 0, "k": 10, "m": 20}[found[4]])
+    connections, pipeline, size = (int(found[i] or 1) for i in (2, 3, 4))
+    if found[1] and not size:
+        raise ValueError(f"{name!r} is no case: a raw message has at least one byte")
+    return Case(name, "echo", connections, pipeline, size << {"": 0, "k": 10, "m": 20}[found[5]], found[1] is not None)
 
 
 def environment(rival: Rival) -> dict[str, str]:
@@ -95,6 +100,7 @@ def environment(rival: Rival) -> dict[str, str]:
 def serving(rival: Rival, programs: Programs) -> Iterator[tuple[int, str]]:
     """Run a server, pinned; yield its process id and HOST:PORT; kill it at the end."""
     command = [str(programs.floor)] if rival.path.suffix == ".c" else [sys.executable, str(rival.path)]
+    command += rival.arguments
     with (
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryDirectory() as empty,
@@ -140,6 +146,7 @@ def run(case: Case, rival: Rival, programs: Programs, seconds: float) -> dict[st
     """
     with serving(rival, programs) as (pid, address):
         command = [str(programs.load), "-c", str(case.connections), "-P", str(case.pipeline), "-s", str(case.size)]
+        command += ["--raw"] * case.raw
         measure = ["-d", str(seconds), "-w", str(seconds / 4), "-p", str(pid)]
         if case.mode in ("idle", "hold"):
             witness = [str(programs.load), *measure, address] if case.mode == "hold" else None

@@ -1,4 +1,5 @@
-/* The load: a closed loop of length-prefixed messages (u32be length, then the payload) against an echo server.
+/* The load: a closed loop of length-prefixed messages (u32be length, then the payload) against an echo server; or of
+   messages without a prefix against one that echoes bytes as they come.
 
    One process, one thread, epoll.  Each connection keeps a fixed number of messages in flight; a reply is checked and
    replaced by the next message; all that one read set free leaves with one write.  Closed loop means that a slow reply
@@ -32,7 +33,7 @@
 
 enum {
     FAILED = 1, USAGE = 2, NO_CONNECT = 3, TIMEOUT = 4, GONE = 5, WRONG = 7,
-    HEADER = 4,
+    PREFIX = 4,
     BUFFER = 256 << 10,   /* one read, and one write of small messages */
     EVENTS = 512,
     SEQUENCE = 8,         /* bytes of the payload that number it; the rest is filler */
@@ -60,13 +61,14 @@ static struct {
     uint32_t connections, pipeline, size;
     double seconds, warmup, timeout;
     uint64_t messages;
-    int check_bytes;
+    int check_bytes, raw;
     pid_t server;
     struct sockaddr_in address;
 } opt = {.mode = ECHO, .connections = 1, .pipeline = 1, .size = 64, .seconds = 2, .warmup = 0.5, .timeout = 10};
 
 static int epoll_fd;
 static clockid_t server_clock;
+static uint32_t header = PREFIX; /* 0: raw */
 static uint32_t frame_size;      /* header and payload */
 static uint32_t burst;           /* whole messages in the send buffer */
 static uint8_t *tx, *rx, *model; /* burst messages; what was read; one message, to compare with */
@@ -136,7 +138,7 @@ static double percentile(double fraction)
 
 static void put_sequence(uint8_t *message, uint64_t sequence)
 {
-    memcpy(message + HEADER, &sequence, opt.size < SEQUENCE ? opt.size : SEQUENCE);
+    memcpy(message + header, &sequence, opt.size < SEQUENCE ? opt.size : SEQUENCE);
 }
 
 static uint64_t sequence_of(const struct conn *c, uint64_t k)
@@ -147,7 +149,7 @@ static uint64_t sequence_of(const struct conn *c, uint64_t k)
 static void make_buffers(void)
 {
     uint32_t length = htonl(opt.size), seed = 0x9e3779b9u;
-    frame_size = HEADER + opt.size;
+    frame_size = header + opt.size;
     burst = BUFFER / frame_size;
     if (burst > opt.pipeline)
         burst = opt.pipeline;
@@ -158,8 +160,8 @@ static void make_buffers(void)
     tx = malloc((size_t)burst * frame_size + SEQUENCE);
     if (!rx || !model || !tx)
         quit(FAILED, "no memory");
-    memcpy(model, &length, HEADER);
-    for (uint32_t i = HEADER; i < frame_size; i++) { /* xorshift: no period that a misplaced copy could hide in */
+    memcpy(model, &length, header);
+    for (uint32_t i = header; i < frame_size; i++) { /* xorshift: no period that a misplaced copy could hide in */
         seed ^= seed << 13, seed ^= seed >> 17, seed ^= seed << 5;
         model[i] = (uint8_t)seed;
     }
@@ -239,18 +241,18 @@ static void wrong(const struct conn *c, uint64_t k, uint64_t at, const char *wha
 static void check(struct conn *c, const uint8_t *p, size_t n)
 {
     uint64_t k = c->received / frame_size, at = c->received % frame_size;
-    size_t numbered = HEADER + (opt.size < SEQUENCE ? opt.size : SEQUENCE);
+    size_t numbered = header + (opt.size < SEQUENCE ? opt.size : SEQUENCE);
     if (c->received + n > c->sent)
         wrong(c, k, at, "reply that nobody asked for");
     if (at < numbered) {
         size_t m = numbered - at < n ? numbered - at : n;
-        uint8_t start[HEADER + SEQUENCE];
+        uint8_t start[PREFIX + SEQUENCE];
         uint64_t sequence = sequence_of(c, k);
-        memcpy(start, model, HEADER);
-        memcpy(start + HEADER, &sequence, SEQUENCE);
+        memcpy(start, model, header);
+        memcpy(start + header, &sequence, SEQUENCE);
         for (size_t i = 0; i < m; i++)
             if (p[i] != start[at + i])
-                wrong(c, k, at + i, at + i < HEADER ? "length" : "sequence number");
+                wrong(c, k, at + i, at + i < header ? "length" : "sequence number");
         p += m, at += m, n -= m, c->received += m;
     }
     if (opt.check_bytes && memcmp(p, model + at, n)) {
@@ -439,6 +441,7 @@ static void usage(const char *problem)
         "  -w S, --warmup S      seconds before that, not counted (0.5)\n"
         "  -t S, --timeout S     seconds without a byte before giving up, exit 4 (10)\n"
         "  -b, --check-bytes     compare all bytes of a reply, not only its length and number\n"
+        "  -r, --raw             messages without a length, 1 byte or more, each reply compared byte by byte\n"
         "  -p PID, --server PID  read the CPU clock of that process at both ends\n"
         "  --connect-rate        connect, one message, close, and again; latency is that of all three steps\n"
         "  --idle                open, one message each, then hold; a line on stdin goes on\n", problem);
@@ -462,10 +465,10 @@ static void parse(int argc, char **argv)
 {
     static const struct option names[] = {
         {"warmup", 1, 0, 'w'}, {"timeout", 1, 0, 't'}, {"check-bytes", 0, 0, 'b'}, {"server", 1, 0, 'p'},
-        {"connect-rate", 0, 0, 'C'}, {"idle", 0, 0, 'I'}, {0}};
+        {"raw", 0, 0, 'r'}, {"connect-rate", 0, 0, 'C'}, {"idle", 0, 0, 'I'}, {0}};
     int key;
     opterr = 0;
-    while ((key = getopt_long(argc, argv, "c:P:s:d:n:w:t:bp:", names, NULL)) != -1)
+    while ((key = getopt_long(argc, argv, "c:P:s:d:n:w:t:brp:", names, NULL)) != -1)
         switch (key) {
         case 'c': opt.connections = (uint32_t)number(optarg, 1, 100000, 1); break;
         case 'P': opt.pipeline = (uint32_t)number(optarg, 1, 65536, 1); break;
@@ -475,6 +478,7 @@ static void parse(int argc, char **argv)
         case 'w': opt.warmup = number(optarg, 0, 3600, 0); break;
         case 't': opt.timeout = number(optarg, 0.001, 3600, 0); break;
         case 'b': opt.check_bytes = 1; break;
+        case 'r': opt.raw = 1; break;
         case 'p': opt.server = (pid_t)number(optarg, 1, 1 << 22, 1); break;
         case 'C': opt.mode = CONNECT_RATE; break;
         case 'I': opt.mode = IDLE; break;
@@ -492,6 +496,12 @@ static void parse(int argc, char **argv)
         usage("an address is IPV4:PORT, such as 127.0.0.1:9000");
     if (opt.mode != ECHO)
         opt.pipeline = 1;
+    if (opt.raw && !opt.size)
+        usage("a raw message has at least one byte");
+    if (opt.raw) { /* no length says where a reply ends: only its bytes tell a right one from a wrong one */
+        header = 0;
+        opt.check_bytes = 1;
+    }
 }
 
 int main(int argc, char **argv)

@@ -17,7 +17,8 @@ from evloop.bench.rivals import RIVALS, TUNED_MALLOC, Rival
 
 DEADLINE = 10  # seconds: far above anything here
 MIB = 1 << 20
-SERVERS = [name for name, rival in RIVALS.items() if not rival.tuned]
+SERVERS = [name for name, rival in RIVALS.items() if not (rival.tuned or rival.raw)]
+RAW_SERVERS = [name for name, rival in RIVALS.items() if rival.raw and not rival.tuned]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time: close() resets
 
 
@@ -52,10 +53,22 @@ def connected(address):
 
 
 @contextlib.contextmanager
-def floor(programs):
-    """Yield a connection to the C server."""
-    with serving(RIVALS["c"], programs) as (_pid, address), connected(address) as sock:
+def started(name, programs):
+    """Yield a connection to a server of the table; skip where what it needs is not installed."""
+    rival = RIVALS[name]
+    if rival.missing:
+        pytest.skip(f"not installed: pip install {' '.join(rival.missing)}")
+    with serving(rival, programs) as (_pid, address), connected(address) as sock:
         yield sock
+
+
+def echoed(sock, stream):
+    """Send *stream* while reading as many bytes; return them."""
+    sender = threading.Thread(target=sock.sendall, args=(stream,))
+    sender.start()
+    answer = read(sock, len(stream))
+    sender.join()
+    return answer
 
 
 @contextlib.contextmanager
@@ -93,41 +106,44 @@ def load(programs, address, *options):
 @pytest.mark.parametrize("name", SERVERS)
 def test_server_frames_whole_cut_and_glued_are_echoed(name, programs):
     """A server that is fast because it echoes something else than frames would win every row."""
-    rival = RIVALS[name]
-    if rival.missing:
-        pytest.skip(f"not installed: pip install {' '.join(rival.missing)}")
     whole, large = frame(b"whole"), frame(bytes(range(256)) * 1200)
     glued = b"".join(frame(b"%d" % i * (i % 7)) for i in range(500))
-    with serving(rival, programs) as (_pid, address), connected(address) as sock:
+    with started(name, programs) as sock:
         for stream in (whole, frame(b""), glued, large, frame(b"x" * MIB)):
-            sender = threading.Thread(target=sock.sendall, args=(stream,))
-            sender.start()
-            assert read(sock, len(stream)) == stream
-            sender.join()
+            assert echoed(sock, stream) == stream
         for byte in whole + frame(b"") + whole:
             sock.sendall(bytes([byte]))
         assert read(sock, 2 * len(whole) + 4) == whole + frame(b"") + whole
 
 
-@pytest.mark.parametrize(("length", "echoed"), [(16 * MIB - 1, True), (16 * MIB, True), (16 * MIB + 1, False)])
-def test_floor_frame_at_its_limit_is_echoed_above_is_closed(programs, length, echoed):
+@pytest.mark.parametrize("name", RAW_SERVERS)
+def test_raw_server_any_bytes_are_echoed_as_they_come(name, programs):
+    """A raw server that waited for a frame, or took four bytes for a length, would be in the wrong table."""
+    with started(name, programs) as sock:
+        for stream in (b"x", b"\xff\xff\xff\xff", bytes(range(256)) * 400, bytes(range(251)) * 20_000):
+            assert echoed(sock, stream) == stream
+
+
+@pytest.mark.parametrize(("length", "fits"), [(16 * MIB - 1, True), (16 * MIB, True), (16 * MIB + 1, False)])
+def test_floor_frame_at_its_limit_is_echoed_above_is_closed(programs, length, fits):
     """A floor that checked nothing would have an unfair start; the frames before the bad one are still answered."""
-    with floor(programs) as sock:
+    with started("c", programs) as sock:
         sock.sendall(frame(b"before") + struct.pack(">I", length))
         assert read(sock, 10) == frame(b"before")
-        if not echoed:
+        if not fits:
             assert sock.recv(1) == b""
             return
-        payload = b"\x5a" * length
-        sender = threading.Thread(target=sock.sendall, args=(payload + frame(b"after"),))
+        rest = b"\x5a" * length + frame(b"after")
+        sender = threading.Thread(target=sock.sendall, args=(rest,))
         sender.start()
-        assert read(sock, 4 + length + 9) == struct.pack(">I", length) + payload + frame(b"after")
+        assert read(sock, 4 + len(rest)) == struct.pack(">I", length) + rest
         sender.join()
 
 
-def test_floor_peer_that_reads_late_is_not_read_from_and_loses_nothing(programs):
+@pytest.mark.parametrize("name", ["c", "c-raw"])
+def test_floor_peer_that_reads_late_is_not_read_from_and_loses_nothing(programs, name):
     """Output without a bound would make the floor cheaper than any server that has one."""
-    with floor(programs) as sock:
+    with started(name, programs) as sock:
         message = frame(bytes(range(256)) * 100)
         sock.settimeout(0.3)
         sent = bytearray()
@@ -142,6 +158,10 @@ def test_floor_peer_that_reads_late_is_not_read_from_and_loses_nothing(programs)
 
 def flip_last_byte(sock, message):
     sock.sendall(message[:-1] + bytes([message[-1] ^ 1]))
+
+
+def flip_first_byte(sock, message):
+    sock.sendall(bytes([message[0] ^ 1]) + message[1:])
 
 
 def longer(sock, message):
@@ -176,6 +196,10 @@ def silent(sock, _message):
     ("behave", "options", "code", "said"),
     [
         (flip_last_byte, ["-b"], 7, "wrong byte at byte 67 of 68"),
+        (flip_last_byte, ["--raw"], 7, "wrong byte at byte 63 of 64"),
+        (flip_first_byte, ["--raw"], 7, "wrong sequence number at byte 0 of 64"),
+        (twice, ["--raw"], 7, "reply that nobody asked for"),
+        (cut, ["--raw"], 5, "closed by the server after 0 replies and 10 bytes"),
         (longer, [], 7, "wrong length at byte 3 of 68"),
         (renumbered, [], 7, "wrong sequence number at byte 4 of 68"),
         (twice, [], 7, "reply that nobody asked for"),
@@ -206,6 +230,7 @@ def test_load_nobody_listening_exits_3(programs):
         ["-c", "0", "127.0.0.1:9"], ["-c", "100001", "127.0.0.1:9"], ["-P", "1.5", "127.0.0.1:9"],
         ["-s", "-1", "127.0.0.1:9"], ["-s", "16777217", "127.0.0.1:9"], ["-d", "nan", "127.0.0.1:9"],
         ["-w", "x", "127.0.0.1:9"], ["--no-such", "127.0.0.1:9"],
+        ["--raw", "-s", "0", "127.0.0.1:9"],
     ],
 )  # fmt: skip
 def test_load_wrong_arguments_exit_2_with_the_usage(programs, arguments):
@@ -219,13 +244,14 @@ def test_load_wrong_arguments_exit_2_with_the_usage(programs, arguments):
     [
         ["-c", "3", "-P", "5", "-s", "64", "-b"], ["-s", "0"], ["-s", "7", "-P", "3"], ["-s", "8"], ["-s", "9"],
         ["-c", "2", "-s", "300000", "-P", "2", "-b"], ["-P", "9000", "-n", "20000"], ["--connect-rate", "-c", "4"],
-        ["-c", "1000", "-n", "2000"],
+        ["-c", "1000", "-n", "2000"], ["-r", "-s", "1"], ["-r", "-s", "8", "-P", "3"],
+        ["-r", "-c", "5", "-s", "102400", "-n", "200"],
     ],
     ids=" ".join,
 )  # fmt: skip
 def test_load_honest_server_gives_a_line_of_json(programs, options):
     """The line is the interface of the load generator."""
-    with serving(RIVALS["c"], programs) as (pid, address):
+    with serving(RIVALS["c-raw" if "-r" in options else "c"], programs) as (pid, address):
         code, text = load(programs, address, *options, "-p", str(pid))
     assert (code, text.count("\n")) == (0, 1), text
     found = json.loads(text)
@@ -281,13 +307,15 @@ def test_environment_drops_what_changes_a_server(monkeypatch):
     assert tuned == plain | TUNED_MALLOC
 
 
-@pytest.mark.parametrize("name", ["c10p1s64k", "c1p65536s0", "accept", "idle"])
+@pytest.mark.parametrize("name", ["c10p1s64k", "c1p65536s0", "accept", "idle", "raw-c100s100k"])
 def test_parse_case_keeps_the_name(name):
     """A case is its name: tables of two days are compared by it."""
     assert parse_case(name).name == name
 
 
-@pytest.mark.parametrize("name", ["", "c1p1", "c1p1s64g", "c1p1s64 ", "C1p1s1", "idle2"])
+@pytest.mark.parametrize(
+    "name", ["", "c1p1", "c1p1s64g", "c1p1s64 ", "C1p1s1", "idle2", "c1s64", "raw-c1p1s64", "raw-idle", "raw-c1s0"]
+)
 def test_parse_case_anything_else_raises(name):
     """A case that is guessed is a row nobody asked for."""
     with pytest.raises(ValueError, match="is no case"):
@@ -316,12 +344,32 @@ def test_report_names_the_rows_that_are_lost():
         "c100p1s64: evloop-function costs more than c 1.50x (aim 1.05x), uvloop-protocol 1.60x",
         "c100p1s64: evloop-batch costs more than uvloop-protocol 1.20x",
     ]
-    lines = echo_report.table(case, results, "c").splitlines()
+    lines = echo_report.table(case, results).splitlines()
     assert max(len(line) for line in lines) <= 120
     assert [line.split()[0] for line in lines[2:]] == [
         "uvloop-protocol", "c", "evloop-batch", "evloop-function", "evloop-pure",
     ]  # fmt: skip
     assert "1.50    1.00..2.00" in next(line for line in lines if line.startswith("evloop-function"))
+
+
+@pytest.mark.parametrize(
+    ("cost", "lost"),
+    [
+        (9.5, []),
+        (9.6, ["raw-c100s64: evloop-aio-raw costs more than the aim (0.960x uvloop-raw+malloc, aim 0.95x)"]),
+        (15.0, ["raw-c100s64: evloop-aio-raw costs more than the aim (1.500x uvloop-raw+malloc, aim 0.95x), "
+                "the aim (1.154x aiofastnet-raw, aim 0.95x), uvloop-raw+malloc 1.50x, aiofastnet-raw 1.15x"]),
+    ],
+)  # fmt: skip
+def test_report_holds_a_loop_against_the_better_row_of_the_same_program(cost, lost):
+    """Beating a loop by the malloc it was given, or another program by asking for less, would be no news."""
+    results = {
+        "c-raw": figures([1.0]), "evloop-aio-raw": figures([cost]), "uvloop-raw": figures([40.0]),
+        "uvloop-raw+malloc": figures([10.0]), "aiofastnet-raw": figures([13.0]), "asyncio-raw": "FAILED: exit 5",
+    }  # fmt: skip
+    assert echo_report.losses(parse_case("raw-c100s64"), results) == lost
+    framed = {"c": figures([1.0]), "evloop-aio-streams": figures([9.0]), "uvloop-protocol": figures([4.0])}
+    assert echo_report.losses(parse_case("c100p1s64"), framed) == []
 
 
 @pytest.mark.parametrize(("cost", "lost"), [(1023, False), (1024, False), (1025, True)])
@@ -338,14 +386,16 @@ def test_report_missing_rivals_have_their_pip_line():
     assert line == "not installed, so not measured: absent-one; pip install no_such_module_here"
 
 
-def test_main_runs_a_case_and_writes_json(programs, tmp_path, monkeypatch, capsys):
-    """The command is what people run; all its parts have to fit."""
+def test_main_runs_cases_with_what_fits_them_and_writes_json(programs, tmp_path, monkeypatch, capsys):
+    """The command is what people run; all its parts have to fit, and a raw server would wait for ever for a frame."""
     monkeypatch.setattr(echo, "prepare", lambda: programs)
     path = tmp_path / "out.json"
-    arguments = ["--cases", "c2p2s16", "--rivals", "evloop-batch", "--rounds", "2", "--seconds", "0.1"]
-    assert echo.main([*arguments, "--json", str(path)]) == 0
+    what = ["--cases", "c2p2s16,raw-c2s16", "--rivals", "evloop-batch,evloop-aio-raw"]
+    assert echo.main([*what, "--rounds", "2", "--seconds", "0.1", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert {name: len(runs) for name, runs in found["cases"]["c2p2s16"].items()} == {"c": 1, "evloop-batch": 1}
+    raw = {name: len(runs) for name, runs in found["cases"]["raw-c2s16"].items()}
+    assert raw == {"c-raw": 1, "evloop-aio-raw": 1}
     said = capsys.readouterr().out
     assert "evloop:" in said
     assert max(len(line) for line in said.splitlines()) <= 120

@@ -1,5 +1,6 @@
 """The servers that are compared: one small file each, the shortest honest echo server of frames that it can be.
 
+Raw ones echo bytes as they come; those of asyncio are one program for all loops, which takes the loop's name.
 Each is run as a script in a process of its own, prints ``LISTENING tcp 127.0.0.1:PORT`` and serves until it is killed.
 They are not type-checked: most rivals have no types, and a reader should see the server and nothing else.
 """
@@ -25,6 +26,8 @@ class Rival(NamedTuple):
     file: str
     needs: tuple[str, ...] = ()  # distributions, each also the name of its module
     tuned: bool = False  # with TUNED_MALLOC
+    arguments: tuple[str, ...] = ()
+    raw: bool = False  # echoes bytes as they come; only raw cases are for it, and all others for the rest
 
     @property
     def path(self) -> pathlib.Path:
@@ -47,12 +50,24 @@ class Rival(NamedTuple):
         return self.name.startswith("evloop-")
 
 
-def _both(name: str, file: str, *needs: str) -> list[Rival]:
-    return [Rival(name, file, needs), Rival(name + TUNED, file, needs, tuned=True)]
+# The distributions that each loop needs.
+_LOOPS = {"evloop.aio": (), "uvloop": ("uvloop",), "aiofastnet": ("aiofastnet", "uvloop"), "asyncio": ()}
+
+
+def _on(loops: str, kind: str) -> list[Rival]:
+    """Return the rows of one program of asyncio, under both settings of malloc on each of the *loops*."""
+    rows = []
+    for loop in loops.split():
+        name = f"{loop.replace('.', '-')}-{kind}"
+        rival = Rival(name, f"asyncio_{kind}.py", _LOOPS[loop], arguments=(loop,), raw=kind == "raw")
+        rows += [rival, rival._replace(name=name + TUNED, tuned=True)]
+    return rows
 
 
 C = Rival("c", "epoll_echo.c")
-C_AGAIN = Rival("c-again", "epoll_echo.c")
+C_AGAIN = C._replace(name="c-again")
+C_RAW = C._replace(name="c-raw", arguments=("--raw",), raw=True)
+C_RAW_AGAIN = C_RAW._replace(name="c-raw-again")
 
 RIVALS: dict[str, Rival] = {
     rival.name: rival
@@ -62,10 +77,10 @@ RIVALS: dict[str, Rival] = {
         Rival("evloop-protocol", "evloop_protocol.py"),
         Rival("evloop-batch", "evloop_batch.py"),
         Rival("evloop-pure", "evloop_pure.py"),
-        *_both("uvloop-protocol", "uvloop_protocol.py", "uvloop"),
-        *_both("aiofastnet-protocol", "aiofastnet_protocol.py", "aiofastnet", "uvloop"),
-        *_both("asyncio-protocol", "asyncio_protocol.py"),
-        *_both("asyncio-streams", "asyncio_streams.py"),
+        *_on("evloop.aio uvloop aiofastnet asyncio", "protocol"),
+        *_on("evloop.aio uvloop asyncio", "streams"),
+        C_RAW,
+        *_on("evloop.aio uvloop aiofastnet asyncio", "raw"),
         Rival("gevent-server", "gevent_server.py", ("gevent",)),
         Rival("twisted-int32", "twisted_int32.py", ("twisted",)),
     ]

@@ -1,11 +1,15 @@
-"""An echo server of frames: asyncio, a Protocol that cuts frames out of a bytearray with struct.
+"""An echo server of frames: a Protocol of asyncio that cuts frames out of a bytearray with struct, on any loop.
 
 Careful, not naive: one write per read, lengths checked, and a peer that does not read is not read from.
+
+usage: asyncio_protocol.py asyncio|uvloop|aiofastnet|evloop.aio
 """
 # mypy: ignore-errors
 
 import asyncio
 import struct
+
+import loops
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 1 << 20
@@ -43,11 +47,5 @@ class Echo(asyncio.Protocol):
         self.transport.resume_reading()
 
 
-async def main():
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-    print(f"LISTENING tcp 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    loops.serve_protocol(Echo)

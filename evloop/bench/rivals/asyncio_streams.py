@@ -1,7 +1,12 @@
-"""An echo server of frames: asyncio streams, readexactly for the header and for the payload."""
+"""An echo server of frames: asyncio's streams on any loop, readexactly for the header and for the payload.
+
+usage: asyncio_streams.py asyncio|uvloop|evloop.aio
+"""
 # mypy: ignore-errors
 
 import asyncio
+
+import loops
 
 MAX_FRAME = 1 << 20
 
@@ -21,11 +26,5 @@ async def echo(reader, writer):
         writer.close()
 
 
-async def main():
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    print(f"LISTENING tcp 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    loops.main(lambda: asyncio.start_server(echo, "127.0.0.1", 0))

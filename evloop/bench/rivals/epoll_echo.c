@@ -1,5 +1,7 @@
 /* The floor: an echo server of whole frames (u32be length, then the payload) on epoll, one thread, nothing but libc.
 
+   With --raw it echoes bytes as they come, which is what servers without framing are compared to.
+
    What every other server is compared to, so it is written to win: one recv and one send a wake-up, answers sent from
    where they were received, nothing allocated for a connection that is between frames.  It does the whole job: lengths
    are checked before anything is stored, cut frames are completed, a peer that does not read is not read from.
@@ -8,7 +10,7 @@
    leave out (a frame is echoed when it is complete, not as its bytes pass).
    Read next: evloop/bench/load.c, which drives it.
 
-   usage: epoll_echo [PORT]        prints LISTENING tcp 127.0.0.1:PORT and runs until killed */
+   usage: epoll_echo [--raw] [PORT]        prints LISTENING tcp 127.0.0.1:PORT and runs until killed */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -206,6 +208,15 @@ static int on_readable(struct conn *c)
     return at < n ? keep_tail(c, scratch + at, n - at) : 0;
 }
 
+/* One read, and its bytes back.  Return -1 if the connection is to be closed. */
+static int on_readable_raw(struct conn *c)
+{
+    ssize_t got = recv(c->fd, scratch, SCRATCH, 0);
+    if (got <= 0)
+        return got < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
+    return answer(c, 0, (size_t)got);
+}
+
 static int on_writable(struct conn *c)
 {
     ssize_t sent = send(c->fd, c->out + c->out_at, c->out_end - c->out_at, MSG_NOSIGNAL);
@@ -268,6 +279,7 @@ int main(int argc, char **argv)
 {
     static struct epoll_event events[EVENTS];
     struct rlimit files;
+    int raw = argc > 1 && !strcmp(argv[1], "--raw");
     if (!getrlimit(RLIMIT_NOFILE, &files)) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
@@ -280,7 +292,7 @@ int main(int argc, char **argv)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_fd < 0)
         die("epoll_create1");
-    int listener = listen_on(argc > 1 ? (uint16_t)atoi(argv[1]) : 0);
+    int listener = listen_on(argc > 1 + raw ? (uint16_t)atoi(argv[1 + raw]) : 0);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &ev))
         die("epoll_ctl");
@@ -293,7 +305,7 @@ int main(int argc, char **argv)
             struct conn *c = events[i].data.ptr;
             if (!c)
                 on_acceptable(listener);
-            else if (c->out ? on_writable(c) : on_readable(c))
+            else if (c->out ? on_writable(c) : raw ? on_readable_raw(c) : on_readable(c))
                 conn_close(c);
         }
     }

@@ -1,0 +1,35 @@
+"""What the servers of asyncio share: the event loop, chosen by its name on the command line, and the listening line.
+
+Rule: nothing in this file may run per message.
+"""
+# mypy: ignore-errors
+
+import asyncio
+import importlib
+import sys
+
+# The modules whose run() is asyncio.run() on their own loop; aiofastnet puts its transports on any loop.
+LOOPS = {"asyncio": "asyncio", "uvloop": "uvloop", "aiofastnet": "uvloop", "evloop.aio": "evloop.aio"}
+
+
+def main(listen):
+    """Serve on the loop that the command line names, until the process is killed; ``await listen()`` is the server."""
+
+    async def program():
+        server = await listen()
+        print(f"LISTENING tcp 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        await server.serve_forever()
+
+    importlib.import_module(LOOPS[sys.argv[1]]).run(program())
+
+
+def serve_protocol(protocol):
+    """Serve connections that each have a *protocol* of their own, as :func:`main` does."""
+
+    def listen():
+        loop = asyncio.get_running_loop()
+        if sys.argv[1] == "aiofastnet":
+            return importlib.import_module("aiofastnet").create_server(loop, protocol, "127.0.0.1", 0)
+        return loop.create_server(protocol, "127.0.0.1", 0)
+
+    main(listen)
