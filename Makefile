@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-pure test-asan test-fault lint format bench bench-setup bench-framing bench-echo bench-output \
+.PHONY: help run build test test-pure test-asan test-fault lint format bench bench-setup bench-framing bench-echo bench-loop bench-output \
         annotate clean check-machine
 
 help:                 ## list the targets
@@ -51,6 +51,9 @@ bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratio
 
 bench-echo: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
 	$(BIN)/python -m evloop.bench.echo $(ARGS)
+
+bench-loop: build $(VENV)/.bench  ## call_soon, timers, tasks: evloop.aio, uvloop and asyncio (ARGS=--help)
+	$(BIN)/python -m evloop.bench.micro $(ARGS)
 
 bench-output:         ## what ADR 0007 decides by: writev or a copy, a reference or a copy, the table of calls
 	@mkdir -p build

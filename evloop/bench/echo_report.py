@@ -61,7 +61,7 @@ def machine(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
         pinned += ", WHICH ARE TWO THREADS OF ONE CORE: they slow each other"
     tuned = " ".join(f"{key}={value}" for key, value in TUNED_MALLOC.items())
     return {
-        "cpu": f"{_cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
+        "cpu": f"{cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
         "cores": f"{pinned}; load average before the run {os.getloadavg()[0]:.2f}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, garbage collector on",
         "evloop": f"{metadata.version('evloop')}: {_implementation('evloop-function')}; "
@@ -76,7 +76,7 @@ def machine(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     return found[1] if found else platform.machine()
 

@@ -1,0 +1,64 @@
+"""The micro benchmark of the loops: each operation is done as often as the figure is divided by."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from evloop.bench import micro
+from evloop.bench.micro_cases import BATCH, CASES
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1])
+@pytest.mark.parametrize("name", CASES)
+def test_micro_each_case_ends_with_an_idle_loop(name, count):
+    """What is left over would be done in nobody's time, and a figure per operation be too good."""
+    if count > 1 and name in ("threadsafe-wake", "wait_for"):
+        count = 10  # no batches in them, and slow
+    loop = asyncio.SelectorEventLoop()
+    try:
+        CASES[name](loop, count)
+        assert len(loop._ready) <= 1  # the batch's own next step, which finds nothing
+        assert all(timer.cancelled() for timer in loop._scheduled)
+    finally:
+        loop.close()
+
+
+def test_micro_call_soon_runs_each_operation_in_a_turn(monkeypatch):
+    """The chain is what a turn costs; the number of turns is the divisor."""
+    loop = asyncio.SelectorEventLoop()
+    turns = []
+    monkeypatch.setattr(loop, "_run_once", lambda: (turns.append(1), asyncio.SelectorEventLoop._run_once(loop)))
+    try:
+        CASES["call_soon"](loop, 7)
+        assert len(turns) == 7
+    finally:
+        loop.close()
+
+
+def test_micro_prints_a_row_for_each_loop_and_case(capfd):
+    """From the command line to the table, with processes of its own."""
+    assert (
+        micro.main(["--cases", "sleep-0,task", "--loops", "evloop,asyncio", "--rounds", "2", "--seconds", "0.001"]) == 0
+    )
+    out = capfd.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if row[:1] in (["sleep-0"], ["task"])] == ["sleep-0", "task"]
+    assert sum("asyncio" in row for row in rows) == 2
+    assert "reactor" in out
+
+
+def test_micro_one_prints_nothing(capfd):
+    """What callgrind counts is the operations, and not a report."""
+    assert micro.main(["--one", "sleep-0", "--loops", "evloop", "--count", "10"]) == 0
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arguments", [["--cases", "nap"], ["--loops", "tornado"], ["--one", "nap"]])
+def test_micro_unknown_name_is_a_usage_error(arguments, capfd):
+    """A misspelt case must not be a table without it."""
+    with pytest.raises(SystemExit) as caught:
+        micro.main(arguments)
+    assert caught.value.code == 2
+    assert "nap" in capfd.readouterr().err or "tornado" in arguments
