@@ -20,6 +20,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evloop.aio.transports import Transports
+from evloop.aio.core import AsyncioCore
 from evloop.reactor import Core, EpollSelector
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ class AsyncioLifecycle(Transports, _Base):  # type: ignore[misc]
         self._wakeup.wake()
 
 
-class EventLoop(AsyncioLifecycle, Core, _Standard):  # type: ignore[misc]
+class EventLoop(AsyncioLifecycle, AsyncioCore, _Standard):  # type: ignore[misc]
     """An asyncio event loop on evloop's reactor: everything of ``asyncio.SelectorEventLoop``, only faster.
 
     It is a reactor's core as well, and takes its place: ``evloop.Server(loop, handler)``, ``evloop.connect(loop, ...)``
@@ -122,6 +123,8 @@ class EventLoop(AsyncioLifecycle, Core, _Standard):  # type: ignore[misc]
             runs each callback.  Closed with the loop.
     Raises: OSError: the process has no file descriptor left.
     """
+
+    _core = AsyncioCore
 
 
 def _nothing() -> None:
