@@ -1,8 +1,8 @@
 # cython: auto_pickle=False, binding=False, embedsignature=True, embedsignature.format=clinic
 """What asyncio's loop is asked for each future and each task, at C speed: a core that knows asyncio.
 
-Each is the standard library's method of the same name with a Python frame or two less; whatever is not the ordinary case
-(debug mode, a task factory, a context) goes to that method itself.
+Each is the standard library's method of the same name with a Python frame or two less; whatever is not the ordinary
+case (debug mode, a task factory, a context) goes to that method itself.
 
 Rule: nothing in this file may touch an fd.  Read next: ``_reactor.pyx``, ``aio/loop.py``.
 """

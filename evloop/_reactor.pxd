@@ -177,6 +177,10 @@ cdef class Core:
     cdef readonly _WakeUp _wakeup
     cdef object _signals
     cdef readonly int64_t _turns, _events
+    cdef public int _internal_fds # asyncio's count of the fds that it watches for itself
+    # Events of this turn whose endpoints have run nobody's code, but only moved bytes and scheduled: each adds itself.
+    cdef int quiet
+    cdef bint undisturbed         # the last turn ran nothing but such events
 
     cdef double now(self) except? -1
     cdef unsigned char* gather_memory(self) except NULL
@@ -190,7 +194,10 @@ cdef class Core:
     cdef Handle schedule(self, object callback, tuple args, object context)
     cdef TimerHandle schedule_at(self, double when, object callback, tuple args, object context)
     cdef int timer_cancelled(self, object handle) except -1
+    cdef bint nothing_to_hear(self) except -1
+    cdef int turn_without_wait(self) except -1
     cdef int turn(self, double timeout) except -1         # < 0: no limit
+    cdef int run_ready(self, Py_ssize_t left) except -1
     cdef int flush_dirty(self) except -1
     cdef double time_to_wait(self, double timeout) except? -2
     cdef int wait(self, double timeout) except -1

@@ -1,7 +1,8 @@
 """The core of the event loop: the reactor's, compiled with what asyncio asks of a loop for each future and each task.
 
-In pure mode it is the reactor's core as it is: the rest is asyncio's own, which is Python as well.  Rule: nothing but the
-choice stands in this file.  Read next: ``_aio_core.pyx``.
+In pure mode it is the reactor's core as it is: the rest is asyncio's own, which is Python as well.
+
+Rule: nothing but the choice stands in this file.  Read next: ``_aio_core.pyx``.
 """
 
 from __future__ import annotations

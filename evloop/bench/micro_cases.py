@@ -7,6 +7,7 @@ and nothing here knows whose loop it is.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -35,6 +36,22 @@ def call_soon_chain(loop: asyncio.AbstractEventLoop, count: int) -> None:
 
     loop.call_soon(step)
     loop.run_forever()
+
+
+def _with_fd(operation: Operation) -> Operation:
+    """Make of an operation the same in a loop that watches an fd, as that of every server does: it has to poll."""
+
+    def watching(loop: asyncio.AbstractEventLoop, count: int) -> None:
+        mine, other = socket.socketpair()
+        with mine, other:
+            loop.add_reader(mine, _nothing)
+            try:
+                operation(loop, count)
+            finally:
+                loop.remove_reader(mine)
+
+    watching.__doc__ = f"{operation.__doc__} An fd is watched."
+    return watching
 
 
 def _in_batches(loop: asyncio.AbstractEventLoop, count: int, batch: Callable[[int], None]) -> None:
@@ -201,6 +218,7 @@ async def wait_for(_loop: asyncio.AbstractEventLoop, count: int) -> None:
 
 CASES: dict[str, Operation] = {
     "call_soon": call_soon_chain,
+    "call_soon-fd": _with_fd(call_soon_chain),
     "call_soon-batch": call_soon_batch,
     "call_soon-arguments": call_soon_arguments,
     "call_later-cancel": call_later_cancel,
@@ -209,7 +227,9 @@ CASES: dict[str, Operation] = {
     "threadsafe-flood": call_soon_threadsafe_flood,
     "threadsafe-wake": call_soon_threadsafe_wake,
     "sleep-0": sleep_0,
+    "sleep-0-fd": _with_fd(sleep_0),
     "future": future_wake_up,
+    "future-fd": _with_fd(future_wake_up),
     "task": create_task,
     "wait_for": wait_for,
 }

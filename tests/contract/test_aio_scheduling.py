@@ -216,7 +216,7 @@ def test_create_task_of_a_closed_loop_is_refused(loop):
 
     loop.close()
     coro = some()
-    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+    with pytest.raises(RuntimeError, match=r"^Event loop is closed$"):
         loop.create_task(coro)
     coro.close()
 
