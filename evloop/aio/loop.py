@@ -19,8 +19,8 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evloop.aio.transports import Transports
 from evloop.aio.core import AsyncioCore
+from evloop.aio.transports import Transports
 from evloop.reactor import Core, EpollSelector
 
 T = TypeVar("T")

@@ -22,9 +22,7 @@ NAMES = (
 STANDARD = SimpleNamespace(
     name="standard", new_loop=asyncio.SelectorEventLoop, **{name: getattr(asyncio, name) for name in NAMES}
 )
-OURS = SimpleNamespace(
-    name="ours", new_loop=evloop.aio.new_event_loop, **{name: getattr(ours, name) for name in NAMES}
-)
+OURS = SimpleNamespace(name="ours", new_loop=evloop.aio.new_event_loop, **{name: getattr(ours, name) for name in NAMES})
 WORLDS = [STANDARD, OURS]
 
 

@@ -415,7 +415,13 @@ def test_second_reader_raises_while_the_first_waits(world):
             await turns(1)
             found = [
                 await outcome(read)
-                for read in (reader.read(1), reader.read(), reader.readexactly(1), reader.readline(), reader.readuntil())
+                for read in (
+                    reader.read(1),
+                    reader.read(),
+                    reader.readexactly(1),
+                    reader.readline(),
+                    reader.readuntil(),
+                )
             ]
             other.send(b"ab")
             return found, await first
