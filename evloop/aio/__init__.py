@@ -11,5 +11,19 @@ Also ``asyncio.Runner(loop_factory=evloop.aio.new_event_loop)``, and ``uvicorn -
 
 from evloop.aio.client import connect
 from evloop.aio.loop import EventLoop, EventLoopPolicy, new_event_loop, run
+from evloop.aio.streams import open_connection, open_unix_connection, start_server, start_unix_server
 
-__all__ = ["EventLoop", "EventLoopPolicy", "connect", "new_event_loop", "run"]
+__all__ = [
+    # the loop
+    "EventLoop",
+    "EventLoopPolicy",
+    "new_event_loop",
+    "run",
+    # frames
+    "connect",
+    # asyncio's streams
+    "open_connection",
+    "open_unix_connection",
+    "start_server",
+    "start_unix_server",
+]
