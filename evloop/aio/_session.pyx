@@ -19,6 +19,7 @@ from evloop.aio._session_shared import (
     COROUTINE_NAMES,
     NAMES,
     concurrent_wait,
+    current_tasks,
     exception_of,
     finish,
     is_coroutine,
@@ -40,7 +41,8 @@ cdef extern from "Python.h":
     ctypedef int PySendResult
     PySendResult PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) noexcept
     int PYGEN_RETURN, PYGEN_ERROR, PYGEN_NEXT
-    PyObject* PyObject_Vectorcall(PyObject* callback, PyObject** args, size_t count, PyObject* names) except NULL
+    PyObject* PyDict_SetDefault(PyObject* array, PyObject* key, PyObject* value) except NULL
+    int PyDict_DelItem(PyObject* array, PyObject* key) except -1
     int PyContext_Enter(PyObject* context) except -1
     int PyContext_Exit(PyObject* context) except -1
     void Py_INCREF(PyObject*) noexcept
@@ -63,6 +65,7 @@ cdef enum:
 
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
+cdef dict current = current_tasks()  # which both of them write to, or None
 
 
 cdef inline object _owned(PyObject* item):
@@ -404,7 +407,7 @@ cdef class Session(Puller):
             self._told = YIELDED if status == PYGEN_NEXT else RETURNED
             self._outcome = _owned(result)
         PyContext_Exit(<PyObject*>context)
-        _call_with_task(leave_task, self)
+        self._leave()
         if self._told == TOLD:
             if self._cancel_asked:
                 self._cancel_asked = False
@@ -420,13 +423,25 @@ cdef class Session(Puller):
 
     cdef bint _enter(self) except -1:
         """Make our task the current one; inside of another's step, by on_readable() for example, wait for a turn."""
-        try:
-            _call_with_task(enter_task, self)
-        except RuntimeError:
-            self.waits = FRAME
-            self._wake_soon()
-            return False
-        return True
+        if current is not None:
+            if PyDict_SetDefault(<PyObject*>current, <PyObject*>self.loop, <PyObject*>self.task) == <PyObject*>self.task:
+                return True
+        else:
+            try:
+                enter_task(self.loop, self.task)
+                return True
+            except RuntimeError:
+                pass
+        self.waits = FRAME
+        self._wake_soon()
+        return False
+
+    cdef int _leave(self) except -1:
+        if current is not None:
+            PyDict_DelItem(<PyObject*>current, <PyObject*>self.loop)
+        else:
+            leave_task(self.loop, self.task)
+        return 0
 
     cdef int _keep_exception(self) except -1:
         self._told = RAISED
@@ -500,13 +515,6 @@ cdef class Session(Puller):
 
     def __repr__(self):
         return f"<Session of {self.conn!r}>"
-
-
-cdef inline int _call_with_task(object function, Session session) except -1:
-    cdef PyObject* arguments[2]
-    arguments[0], arguments[1] = <PyObject*>session.loop, <PyObject*>session.task
-    Py_DECREF(PyObject_Vectorcall(<PyObject*>function, arguments, 2, NULL))
-    return 0
 
 
 cdef Wait _new_wait(Session session, int kind):
