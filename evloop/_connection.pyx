@@ -300,6 +300,7 @@ cdef class Connection(Endpoint):
             self._last_activity = self._times.began = self.core.now()
         if type(self.protocol) is CoroutineProtocol:
             self.protocol = self.protocol.new_session(IMPLEMENTATION)
+            self._find_receivers()  # now, since an eager task takes frames inside of connection_made
         try:
             self._dispatch("connection_made", (self,))
         finally:  # an exit in the callback leaves the reactor, which may run again
@@ -406,7 +407,7 @@ cdef class Connection(Endpoint):
         return self.puller().following
 
     def __aenter__(self):
-        return self.puller().entered()
+        return self.puller().entered(self)
 
     def __aexit__(self, kind, exc, traceback):
         return self.puller().left(kind)

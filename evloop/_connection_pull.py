@@ -57,8 +57,8 @@ class Puller:
         """Wait until the connection is closed."""
         raise NotImplementedError
 
-    def entered(self) -> Coroutine[Any, Any, Any]:
-        """Begin an ``async with``: return the connection."""
+    def entered(self, conn: Any) -> Coroutine[Any, Any, Any]:
+        """Begin an ``async with``: return *conn*."""
         raise NotImplementedError
 
     def left(self, kind: Any) -> Coroutine[Any, Any, None]:
@@ -94,7 +94,8 @@ class Pulling:
 
         Raises, when awaited:
             ConnectionClosed: there is none any more: either side has closed in good order.
-            FramingError, OSError: what else ended the connection, after the frames before it.
+            FramingError, OSError: what else ended the connection, after the frames before it; raised once, to the first
+                who asks, and ConnectionClosed from then on.
             RuntimeError: another coroutine waits for this connection.
         Reactor thread only.
         """
@@ -120,7 +121,7 @@ class Pulling:
 
     def __aenter__(self) -> Awaitable[Any]:
         """Return the connection; at the end it is closed, and waited for: aborted, if an exception leaves the block."""
-        return self._pulled().entered()
+        return self._pulled().entered(self)
 
     def __aexit__(self, kind: Any, exc: Any, traceback: Any) -> Awaitable[None]:
         return self._pulled().left(kind)

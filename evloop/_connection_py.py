@@ -149,6 +149,7 @@ class Connection(Deadlines, Pulling, Ends, Endpoint):
             self._last_activity = self._began = self._reactor.time()
         if type(self.protocol) is CoroutineProtocol:
             self.protocol = self.protocol.new_session(IMPLEMENTATION)
+            self._find_receivers()  # now, since an eager task takes frames inside of connection_made
         try:
             self._dispatch(self._tell, "connection_made", self)
         finally:  # an exit in the callback leaves the reactor, which may run again

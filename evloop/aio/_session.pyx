@@ -18,13 +18,13 @@ import contextvars
 from evloop.aio._session_shared import (
     COROUTINE_NAMES,
     NAMES,
+    End,
     concurrent_wait,
     current_tasks,
     exception_of,
     finish,
     is_coroutine,
     no_coroutine,
-    the_end,
 )
 from evloop.errors import CloseReason
 
@@ -66,6 +66,7 @@ cdef enum:
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
 cdef dict current = current_tasks()  # which both of them write to, or None
+cdef object current_task = asyncio.current_task
 
 
 cdef inline object _owned(PyObject* item):
@@ -80,7 +81,7 @@ cdef class Wait:
     """What ``recv()``, ``drain()`` and ``async for`` await; as good as a coroutine."""
 
     cdef Session session          # None once that is over
-    cdef object reason, exc       # and what ended it
+    cdef object end               # and then an End
     cdef unsigned char kind
     cdef bint suspended           # the session waits, and for this
 
@@ -121,11 +122,10 @@ cdef class Wait:
         """Store what there is and return PYGEN_RETURN; or PYGEN_NEXT, and the session: a future."""
         cdef Session session = self.session
         if session is None:
-            raise the_end(self.reason, self.exc, self.kind == FOLLOWING)
-        if self.suspended:
-            self.suspended, session.waits = False, NOTHING
-        if session.waits != NOTHING:
+            raise self.end.tell(self.kind == FOLLOWING)
+        if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
+        self.suspended = False
         if session.look(self.kind, result):
             return PYGEN_RETURN
         session.waits = DRAIN if self.kind == DRAINED else FRAME
@@ -149,11 +149,13 @@ cdef class Session(Puller):
     cdef public bint _asyncio_future_blocking
     cdef object handler, made, coro, task, loop
     cdef object _exc              # what ended the connection, once it is lost
+    cdef object _end
     cdef object __weakref__
     cdef bint _eof, _stopping, _lost
-    # The registration of whoever waits: a task's callback, and its context.  Of our own task it is kept: as long as
-    # the coroutine waits for nothing but this connection, the task need not know that it runs.
+    # The registration of our own task: its callback, and its context.  It is kept: as long as the coroutine waits for
+    # nothing but this connection, the task need not know that it runs.
     cdef object _callback, _context
+    cdef object _stranger, _stranger_context  # that of any other task, for one wake-up
     cdef bint _own                # the task that waits is ours
     cdef bint _driven             # our task drives the coroutine, and is what the next registration comes from
     cdef bint _running            # the coroutine runs without its task's knowledge
@@ -163,7 +165,8 @@ cdef class Session(Puller):
     cdef object _handed           # a frame for who waits
     cdef int _told
     cdef object _outcome          # what the coroutine has yielded, returned or raised
-    cdef object _to_cancel
+    cdef object _to_cancel        # a future, and on whose behalf, or None
+    cdef object _late             # the cancellation that the next step is to deliver
     cdef list _closing            # futures of wait_closed()
 
     def __init__(self, handler=None, made=None):
@@ -171,6 +174,7 @@ cdef class Session(Puller):
         self.made = made
         self.recv, self.following = _new_wait(self, RECV), _new_wait(self, FOLLOWING)
         self.drain = _new_wait(self, DRAINED)
+        self._end = End()
 
     # --- the protocol ----------------------------------------------------------------------------------------------
 
@@ -240,18 +244,24 @@ cdef class Session(Puller):
         """What ended the connection; None if nothing did, or it was in good order."""
         return self._exc if self.conn is None or self._lost else self.conn._exc
 
+    @property
+    def ended(self):
+        """Whether there will be no more frames."""
+        return self._eof or self._stopping or self.conn is None or self.conn._state != OPEN
+
     def _finished(self, task):
         finish(self, task)
-        self.task = self.coro = self.handler = None
+        self.task = self.handler = None  # the coroutine stays: repr(task) shows it
         if self._lost:
             self._let_go()
 
     cdef int _let_go(self) except -1:
         """Keep nothing that knows us: in a circle all would wait for the collector."""
         cdef Wait wait
+        self._end.note(self._why(), self._exc)
         for wait in (self.recv, self.following, self.drain):
-            wait.session, wait.reason, wait.exc = None, self._why(), self._exc
-        self.conn = self._callback = self._context = None
+            wait.session, wait.end = None, self._end
+        self.conn = self._exc = None
         return 0
 
     # --- what the connection calls ---------------------------------------------------------------------------------
@@ -264,7 +274,8 @@ cdef class Session(Puller):
             # Who waited was cancelled before it could look: the frame is the first of what is still to be taken.
             self._handed = None
             conn._frames_received -= 1
-            conn._pending, conn._next = [frame, *(conn._pending or [])[conn._next:]], 0
+            if conn._state == OPEN:
+                conn._pending, conn._next = [frame, *(conn._pending or [])[conn._next:]], 0
         return 0
 
     cdef int frames_ready(self) except -1:
@@ -296,7 +307,8 @@ cdef class Session(Puller):
                 return True
             if conn._state == OPEN and not self._eof:
                 return False
-        raise the_end(self._why(), self.exc, kind == FOLLOWING)
+        self._end.note(self._why(), self.exc)
+        raise self._end.tell(kind == FOLLOWING)
 
     cdef object _why(self):
         return self.reason if self.conn is None or self.conn.close_reason is None else self.conn.close_reason
@@ -310,9 +322,9 @@ cdef class Session(Puller):
             self._closing.append(waiter)
             await waiter
 
-    async def entered(self):
+    async def entered(self, conn):
         """Begin an ``async with``."""
-        return self.conn
+        return conn
 
     async def left(self, kind):
         """End an ``async with``: close in good order, or at once if it is left by an exception."""
@@ -331,16 +343,24 @@ cdef class Session(Puller):
 
     def add_done_callback(self, callback, *, context=None):
         """Have *callback(self)* called when the connection has what is waited for."""
-        self._callback = callback
-        self._context = contextvars.copy_context() if context is None else context
+        if context is None:
+            context = contextvars.copy_context()
         self._own, self._driven = self._driven, False
+        if self._own:
+            self._callback, self._context = callback, context
+        else:
+            self._stranger, self._stranger_context = callback, context
 
     def cancel(self, msg=None):
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
+        cdef bint waits = self.waits == FRAME or self.waits == DRAIN
         if self._running:
+            # Or a task that has begun to wait meanwhile is told so; to be resumed for nothing does no harm.
             self._cancel_asked = True
+            if waits:
+                self._wake_soon()
             return False
-        if self._callback is None or self.waits == NOTHING or self.waits == CANCELLED:
+        if not waits:
             return False
         self.waits = CANCELLED
         self._message = () if msg is None else (msg,)
@@ -355,10 +375,14 @@ cdef class Session(Puller):
 
     cdef int wake(self) except -1:
         """Resume who waits, now: from an entry of the FIFO that is the connection's."""
-        if self._callback is None or self.waits == CANCELLED:
+        if self.waits == CANCELLED:
             return 0
+        if self._own:
+            return self._step()
+        if current_task(self.loop) is not None:
+            return self._wake_soon()  # as _enter() does
         self.waits = NOTHING
-        return self._step() if self._own else self._call_back()
+        return self._call_stranger()
 
     cdef int _wake_soon(self) except -1:
         if not self._wakes:
@@ -367,16 +391,26 @@ cdef class Session(Puller):
         return 0
 
     def _wake(self):
+        """Resume who waits, in a turn of its own: a step of the task, since nobody gathers what it sends."""
         self._wakes = False
-        if self.waits == CANCELLED:
+        if self.waits != NOTHING:
             self.waits = NOTHING
-            self._call_back()
-        elif self.waits != NOTHING:
-            self.wake()
+            if self._own:
+                self._call_back()
+            else:
+                self._call_stranger()
 
     cdef int _call_back(self) except -1:
         callback, self._callback = self._callback, None
         context, self._context = self._context, None
+        return self._run_in(context, callback)
+
+    cdef int _call_stranger(self) except -1:
+        callback, self._stranger = self._stranger, None
+        context, self._stranger_context = self._stranger_context, None
+        return self._run_in(context, callback)
+
+    cdef int _run_in(self, object context, object callback) except -1:
         if callback is None:
             return 0
         PyContext_Enter(<PyObject*>context)
@@ -393,8 +427,9 @@ cdef class Session(Puller):
         cdef PyObject* result = NULL
         cdef PySendResult status
         cdef object context = self._context
-        if not self._enter():
+        if context is None or not self._enter():
             return 0
+        self.waits = NOTHING
         PyContext_Enter(<PyObject*>context)
         self._running = True
         status = PyIter_Send(<PyObject*>self.coro, <PyObject*>None, &result)
@@ -409,6 +444,7 @@ cdef class Session(Puller):
         PyContext_Exit(<PyObject*>context)
         self._leave()
         if self._told == TOLD:
+            self._own = True
             if self._cancel_asked:
                 self._cancel_asked = False
                 self.waits = CANCELLED
@@ -417,8 +453,7 @@ cdef class Session(Puller):
         self._cancel_asked = False
         self._call_back()
         if self._to_cancel is not None:
-            future, self._to_cancel = self._to_cancel, None
-            future.cancel()
+            self._cancel_future()
         return 0
 
     cdef bint _enter(self) except -1:
@@ -432,7 +467,6 @@ cdef class Session(Puller):
                 return True
             except RuntimeError:
                 pass
-        self.waits = FRAME
         self._wake_soon()
         return False
 
@@ -441,6 +475,13 @@ cdef class Session(Puller):
             PyDict_DelItem(<PyObject*>current, <PyObject*>self.loop)
         else:
             leave_task(self.loop, self.task)
+        return 0
+
+    cdef int _cancel_future(self) except -1:
+        """Cancel what the task waits for by now: the coroutine had asked for that before, as it ran directly."""
+        (future, exc), self._to_cancel = self._to_cancel, None
+        if getattr(future, "_asyncio_future_blocking", None) is None or not future.cancel(*exc.args):
+            self._late = exc  # nothing, or nothing that could be cancelled: then when it is over
         return 0
 
     cdef int _keep_exception(self) except -1:
@@ -455,6 +496,9 @@ cdef class Session(Puller):
         """Resume the coroutine, or report what it has done; for its task."""
         if self._told != TOLD:
             return self._tell()
+        if self._late is not None:
+            exc, self._late = self._late, None
+            return self._drive(exc, None)
         return self._drive(None, value)
 
     def throw(self, kind, value=None, traceback=None):
@@ -462,13 +506,16 @@ cdef class Session(Puller):
         exc = exception_of(kind, value, traceback)
         if self._told == YIELDED:
             # It has asked to be cancelled, and then waited for a future: to be cancelled is that one's turn.
-            self._to_cancel = self._outcome
+            self._to_cancel = self._outcome, exc
             return self._tell()
         if self._told == RAISED:
             return self._tell()
         if self._told == RETURNED:
             self._told, self._outcome = TOLD, None
             raise exc
+        late, self._late = self._late, None
+        if late is not None and not isinstance(exc, asyncio.CancelledError):
+            exc = late
         return self._drive(exc, None)
 
     def close(self):

@@ -33,12 +33,12 @@ from evloop._connection_shared import STATES
 from evloop.aio._session_shared import (
     COROUTINE_NAMES,
     NAMES,
+    End,
     concurrent_wait,
     exception_of,
     finish,
     is_coroutine,
     no_coroutine,
-    the_end,
 )
 from evloop.errors import CloseReason
 
@@ -62,12 +62,11 @@ _leave_task: Callable[[Any, Any], None] = asyncio.tasks._leave_task
 class Wait:
     """What ``recv()``, ``drain()`` and ``async for`` await; as good as a coroutine."""
 
-    __slots__ = ("session", "reason", "exc", "kind", "suspended")
+    __slots__ = ("session", "end", "kind", "suspended")
 
     def __init__(self, session: Session, kind: int) -> None:
         self.session: Session | None = session  # None once that is over
-        self.reason: CloseReason | None = None  # and what ended it
-        self.exc: BaseException | None = None
+        self.end: End | None = None  # and then this
         self.kind = kind
         self.suspended = False  # the session waits, and for this
 
@@ -80,11 +79,11 @@ class Wait:
     def __next__(self) -> Any:
         session = self.session
         if session is None:
-            raise the_end(self.reason, self.exc, self.kind == FOLLOWING)
-        if self.suspended:
-            self.suspended, session.waits = False, NOTHING
-        if session.waits != NOTHING:
+            assert self.end is not None
+            raise self.end.tell(self.kind == FOLLOWING)
+        if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
+        self.suspended = False
         result = session.look(self.kind)
         if result is not NO_FRAME:
             raise StopIteration(result)
@@ -137,11 +136,15 @@ class Session(Puller):
         self.drain: Wait = Wait(self, DRAINED)
         self._asyncio_future_blocking = False
         self._exc: BaseException | None = None  # what ended the connection, once it is lost
+        self._end = End()
         self._eof = self._stopping = self._lost = False
-        # The registration of whoever waits: a task's callback, and its context.  Of our own task it is kept: as long as
-        # the coroutine waits for nothing but this connection, the task need not know that it runs.
+        # The registration of our own task: its callback, and its context.  It is kept: as long as the coroutine waits
+        # for nothing but this connection, the task need not know that it runs.
         self._callback: Callable[[Any], object] | None = None
         self._context: contextvars.Context | None = None
+        # That of any other task, for one wake-up.
+        self._stranger: Callable[[Any], object] | None = None
+        self._stranger_context: contextvars.Context | None = None
         self._own = False  # the task that waits is ours
         self._driven = False  # our task drives the coroutine, and is what the next registration comes from
         self._running = False  # the coroutine runs without its task's knowledge
@@ -150,7 +153,8 @@ class Session(Puller):
         self._message: tuple[Any, ...] | None = None  # of the cancellation that result() is to raise
         self._told = TOLD
         self._outcome: Any = None  # what the coroutine has yielded, returned or raised
-        self._to_cancel: Any = None
+        self._to_cancel: tuple[Any, asyncio.CancelledError] | None = None  # a future, and on whose behalf
+        self._late: asyncio.CancelledError | None = None  # the cancellation that the next step is to deliver
         self._closing: list[asyncio.Future[None]] | None = None  # of wait_closed()
 
     # --- the protocol ----------------------------------------------------------------------------------------------
@@ -223,17 +227,23 @@ class Session(Puller):
         exc: BaseException | None = self._exc if self.conn is None or self._lost else self.conn._exc
         return exc
 
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no more frames."""
+        return self._eof or self._stopping or self.conn is None or self.conn.is_closing()
+
     def _finished(self, task: asyncio.Task[Any]) -> None:
         finish(self, task)
-        self.task = self.coro = self.handler = None
+        self.task = self.handler = None  # the coroutine stays: repr(task) shows it
         if self._lost:
             self._let_go()
 
     def _let_go(self) -> None:
         """Keep nothing that knows us: in a circle all would wait for the collector."""
+        self._end.note(self._why(), self._exc)
         for wait in (self.recv, self.following, self.drain):
-            wait.session, wait.reason, wait.exc = None, self._why(), self._exc
-        self.conn = self._callback = self._context = None
+            wait.session, wait.end = None, self._end
+        self.conn = self._exc = None
 
     # --- what the connection calls ---------------------------------------------------------------------------------
 
@@ -257,7 +267,8 @@ class Session(Puller):
             frame = conn._take_frame()
             if frame is not NO_FRAME or (conn._state is OPEN and not self._eof):
                 return frame
-        raise the_end(self._why(), self.exc, kind == FOLLOWING)
+        self._end.note(self._why(), self.exc)
+        raise self._end.tell(kind == FOLLOWING)
 
     def _why(self) -> CloseReason:
         reason: CloseReason | None = None if self.conn is None else self.conn.close_reason
@@ -272,9 +283,9 @@ class Session(Puller):
             self._closing.append(waiter)
             await waiter
 
-    async def entered(self) -> Any:
+    async def entered(self, conn: Any) -> Any:
         """Begin an ``async with``."""
-        return self.conn
+        return conn
 
     async def left(self, kind: Any) -> None:
         """End an ``async with``: close in good order, or at once if it is left by an exception."""
@@ -293,16 +304,24 @@ class Session(Puller):
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Any = None) -> None:
         """Have *callback(self)* called when the connection has what is waited for."""
-        self._callback = callback
-        self._context = contextvars.copy_context() if context is None else context
+        if context is None:
+            context = contextvars.copy_context()
         self._own, self._driven = self._driven, False
+        if self._own:
+            self._callback, self._context = callback, context
+        else:
+            self._stranger, self._stranger_context = callback, context
 
     def cancel(self, msg: Any = None) -> bool:
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
+        waits = self.waits == FRAME or self.waits == DRAIN
         if self._running:
+            # Or a task that has begun to wait meanwhile is told so; to be resumed for nothing does no harm.
             self._cancel_asked = True
+            if waits:
+                self._wake_soon()
             return False
-        if self._callback is None or self.waits == NOTHING or self.waits == CANCELLED:
+        if not waits:
             return False
         self.waits = CANCELLED
         self._message = () if msg is None else (msg,)
@@ -317,13 +336,15 @@ class Session(Puller):
 
     def wake(self) -> None:
         """Resume who waits, now: from an entry of the FIFO that is the connection's."""
-        if self._callback is None or self.waits == CANCELLED:
+        if self.waits == CANCELLED:
             return
-        self.waits = NOTHING
         if self._own:
             self._step()
+        elif asyncio.current_task(self.loop) is not None:
+            self._wake_soon()  # as _enter() does
         else:
-            self._call_back()
+            self.waits = NOTHING
+            self._call_stranger()
 
     def _wake_soon(self) -> None:
         if not self._wakes:
@@ -331,16 +352,24 @@ class Session(Puller):
             self.loop.call_soon(self._wake)
 
     def _wake(self) -> None:
+        """Resume who waits, in a turn of its own: a step of the task, since nobody gathers what it sends."""
         self._wakes = False
-        if self.waits == CANCELLED:
+        if self.waits != NOTHING:
             self.waits = NOTHING
-            self._call_back()
-        elif self.waits != NOTHING:
-            self.wake()
+            if self._own:
+                self._call_back()
+            else:
+                self._call_stranger()
 
     def _call_back(self) -> None:
         callback, self._callback = self._callback, None
         context, self._context = self._context, None
+        if callback is not None and context is not None:
+            context.run(callback, self)
+
+    def _call_stranger(self) -> None:
+        callback, self._stranger = self._stranger, None
+        context, self._stranger_context = self._stranger_context, None
         if callback is not None and context is not None:
             context.run(callback, self)
 
@@ -349,9 +378,9 @@ class Session(Puller):
     def _step(self) -> None:
         """Resume the coroutine in its task's place; what is not another wait for this connection is the task's."""
         context = self._context
-        assert context is not None
-        if not self._enter():
+        if context is None or not self._enter():
             return
+        self.waits = NOTHING
         self._running = True
         try:
             result = context.run(self.coro.send, None)
@@ -365,6 +394,7 @@ class Session(Puller):
             self._running = False
             _leave_task(self.loop, self.task)
         if self._told == TOLD:
+            self._own = True
             if self._cancel_asked:
                 self._cancel_asked = False
                 self.waits = CANCELLED
@@ -372,24 +402,32 @@ class Session(Puller):
             return
         self._cancel_asked = False
         self._call_back()
-        future, self._to_cancel = self._to_cancel, None
-        if future is not None:
-            future.cancel()
+        if self._to_cancel is not None:
+            self._cancel_future()
 
     def _enter(self) -> bool:
         """Make our task the current one; inside of another's step, by on_readable() for example, wait for a turn."""
         try:
             _enter_task(self.loop, self.task)
         except RuntimeError:
-            self.waits = FRAME
             self._wake_soon()
             return False
         return True
+
+    def _cancel_future(self) -> None:
+        """Cancel what the task waits for by now: the coroutine had asked for that before, as it ran directly."""
+        assert self._to_cancel is not None
+        (future, exc), self._to_cancel = self._to_cancel, None
+        if getattr(future, "_asyncio_future_blocking", None) is None or not future.cancel(*exc.args):
+            self._late = exc  # nothing, or nothing that could be cancelled: then when it is over
 
     def send(self, value: Any) -> Any:
         """Resume the coroutine, or report what it has done; for its task."""
         if self._told != TOLD:
             return self._tell()
+        if self._late is not None:
+            exc, self._late = self._late, None
+            return self._drive(exc, None)
         return self._drive(None, value)
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
@@ -397,13 +435,16 @@ class Session(Puller):
         exc = exception_of(kind, value, traceback)
         if self._told == YIELDED:
             # It has asked to be cancelled, and then waited for a future: to be cancelled is that one's turn.
-            self._to_cancel = self._outcome
+            self._to_cancel = self._outcome, exc
             return self._tell()
         if self._told == RAISED:
             return self._tell()
         if self._told == RETURNED:
             self._told, self._outcome = TOLD, None
             raise exc
+        late, self._late = self._late, None
+        if late is not None and not isinstance(exc, asyncio.CancelledError):
+            exc = late
         return self._drive(exc, None)
 
     def close(self) -> None:
