@@ -20,7 +20,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
 
-from evloop._framing cimport BODY_LEAST, Codec, give_item
+from evloop._framing cimport Codec, give, give_item, give_items, give_large
 from evloop._reactor cimport EVENT_READ, EVENT_WRITE, GATHER_ROOM, Core, Endpoint, iovec, msghdr, sockaddr, socklen_t
 
 import os
@@ -105,8 +105,6 @@ cdef enum:
     # One sendmsg: 64 frames in flight with a header each are 128 parts; the kernel takes 1024 (IOV_MAX).
     PARTS = 128
     FIRST_TAIL = 512
-    # Frames of BODY_LEAST that one read can hold: no more than so many are looked at for their memory.
-    MOST_LARGE = 9
 
 cdef Py_ssize_t ALL = PY_SSIZE_T_MAX
 cdef Py_ssize_t READ_SIZE = RECV_BUFFER
@@ -530,6 +528,7 @@ cdef class Connection(Endpoint):
     cdef int readable(self) except -1:
         cdef Py_ssize_t size, lacking
         cdef unsigned char* buffer
+        cdef PyObject* made
         if self._state != OPEN:
             return self._discard()
         if self._decoder is not None and (self._decoder._state or self._decoder._expected):
@@ -549,7 +548,12 @@ cdef class Connection(Endpoint):
                 if frame is not None:
                     if self._bounds.frame_timeout:
                         self._time_frame()
-                    return self._dispatch_one(frame)
+                    self._dispatch_one(frame)
+                    made = <PyObject*>frame
+                    Py_INCREF(made)
+                    frame = None
+                    give(made)
+                    return 0
             self._decode(buffer, size)
         elif size == 0:
             self._eof = True
@@ -775,9 +779,8 @@ cdef class Connection(Endpoint):
             left = PyList_GET_SIZE(frames)
             self._frames_received += left
             _call(receive, receiver, frames)
-            if left <= MOST_LARGE and Py_REFCNT(frames) == 1:  # nobody kept the list
-                for index in range(min(left, PyList_GET_SIZE(frames))):
-                    give_item(frames, index)
+            if Py_REFCNT(frames) == 1:  # nobody kept the list
+                give_items(frames, left)
             return 0
         left = min(PyList_GET_SIZE(frames) - self._next, MOST_FRAMES)
         # Asked again for each: a callback that calls on_readable() has delivered some of them itself.
@@ -789,10 +792,9 @@ cdef class Connection(Endpoint):
             self._next += 1
             self._frames_received += 1
             _call(receive, receiver, frame)
-            if type(frame) is bytes and PyBytes_GET_SIZE(frame) >= BODY_LEAST:
-                frame = None
-                if self._next == index + 1 and index < PyList_GET_SIZE(frames):
-                    give_item(frames, index)
+            frame = None
+            if self._next == index + 1 and index < PyList_GET_SIZE(frames):
+                give_item(frames, index)
             if self._state != OPEN or self._held():
                 break
         if self._pending is not frames:  # closed meanwhile
@@ -1098,7 +1100,7 @@ cdef class Connection(Endpoint):
                     sent = 0
                     break
                 sent -= size
-                give_item(self._chunks, self._first)
+                give_large(self._chunks, self._first)
                 self._chunks[self._first] = None  # the bytes go now, the places in one step
                 self._first += 1
                 self._offset = 0
@@ -1121,7 +1123,7 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t index
         if self._chunks is not None:
             for index in range(self._first, PyList_GET_SIZE(self._chunks)):
-                give_item(self._chunks, index)
+                give_large(self._chunks, index)
             self._chunks = None
         self._first = self._offset = 0
         free(self._tail)

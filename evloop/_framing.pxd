@@ -3,11 +3,12 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
-cdef enum:
-    BODY_LEAST = 32768            # EVL_BODY_LEAST of _bodies.h
-
-# Give back the memory of a large bytes object that only the list holds; None takes its place.
+# Give back the memory of frames, if they are bytes objects that nobody else holds: of one whose reference is the
+# caller's; of an item of a list, or of the first few, whose place None takes; of an item if it is large, whatever it was.
+cdef void give(PyObject* frame) noexcept
 cdef void give_item(list items, Py_ssize_t index) noexcept
+cdef void give_items(list items, Py_ssize_t count) noexcept
+cdef void give_large(list items, Py_ssize_t index) noexcept
 
 
 cdef class Codec:

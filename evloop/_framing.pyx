@@ -33,7 +33,11 @@ cdef extern from "_bodies.h":
     PyObject* evl_pooled_body(Py_ssize_t size) noexcept
     PyObject* evl_take_body(Py_ssize_t size) except NULL
     void evl_give_body(PyObject* body) noexcept
-    void evl_give_item(PyObject* items, Py_ssize_t index) noexcept
+    Py_ssize_t EVL_BODY_LEAST
+    void evl_give_item(PyObject* items, Py_ssize_t index, Py_ssize_t least) noexcept
+    void evl_give(PyObject* body) noexcept
+    object _copy "evl_copy"(const unsigned char* data, Py_ssize_t size)
+    PyObject* evl_copy(const unsigned char* data, Py_ssize_t size) noexcept
 
 cdef extern from "Python.h":
     object _new_bytes "PyBytes_FromStringAndSize"(const unsigned char* data, Py_ssize_t size)
@@ -43,6 +47,8 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** body, Py_ssize_t size) except -1
     void Py_DECREF(PyObject*)
     Py_ssize_t PY_SSIZE_T_MAX
+    Py_ssize_t Py_REFCNT(PyObject*) noexcept
+    bint PyBytes_CheckExact(object) noexcept
 
 IMPLEMENTATION = "cython"
 
@@ -61,7 +67,24 @@ cdef enum:
 
 
 cdef void give_item(list items, Py_ssize_t index) noexcept:
-    evl_give_item(<PyObject*>items, index)
+    evl_give_item(<PyObject*>items, index, 0)
+
+
+cdef void give_items(list items, Py_ssize_t count) noexcept:
+    cdef Py_ssize_t index
+    for index in range(min(count, len(items))):
+        evl_give_item(<PyObject*>items, index, 0)
+
+
+cdef void give_large(list items, Py_ssize_t index) noexcept:
+    evl_give_item(<PyObject*>items, index, EVL_BODY_LEAST)
+
+
+cdef void give(PyObject* frame) noexcept:
+    if PyBytes_CheckExact(<object>frame) and Py_REFCNT(frame) == 1:
+        evl_give(frame)
+    else:
+        Py_DECREF(frame)
 
 
 @cython.auto_pickle(False)  # Framing pickles as its arguments; see FramingSpec
@@ -392,7 +415,7 @@ cdef class FrameDecoder:
         if value < self._fast_low or value > self._fast_high or <int64_t>value - codec.delta != body:
             return None
         # Nobody's code runs in this allocation.  Without memory the usual way says so, with all that belongs to it.
-        made = PyBytes_New(<const char*>data + head, body)
+        made = evl_copy(data + head, body)
         if made is NULL:
             PyErr_Clear()
             return None
@@ -638,9 +661,9 @@ cdef class FrameDecoder:
             if codec.magic_size and memcmp(data + pos, codec.magic_bytes, codec.magic_size) != 0:
                 break
             if deliver_as == 0:
-                items.append(_new_bytes(data + pos + head, n))
+                items.append(_copy(data + pos + head, n))
             elif deliver_as == 1:
-                items.append(_new_bytes(data + pos, head + n))
+                items.append(_copy(data + pos, head + n))
             else:
                 items.append((_new_bytes(data + pos, head), _new_bytes(data + pos + head, n)))
             pos += head + n
