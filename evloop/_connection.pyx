@@ -20,7 +20,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close
 
-from evloop._framing cimport Codec, give, give_item, give_items, give_large
+from evloop._framing cimport Codec, give_back, give_item, give_items, give_large
 from evloop._reactor cimport EVENT_READ, EVENT_WRITE, GATHER_ROOM, Core, Endpoint, iovec, msghdr, sockaddr, socklen_t
 
 import os
@@ -552,7 +552,7 @@ cdef class Connection(Endpoint):
                     made = <PyObject*>frame
                     Py_INCREF(made)
                     frame = None
-                    give(made)
+                    give_back(made)
                     return 0
             self._decode(buffer, size)
         elif size == 0:

@@ -4,8 +4,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 # Give back the memory of frames, if they are bytes objects that nobody else holds: of one whose reference is the
-# caller's; of an item of a list, or of the first few, whose place None takes; of an item if it is large, whatever it was.
-cdef void give(PyObject* frame) noexcept
+# caller's; of an item of a list, or of the first few, whose place None takes; of any item, if that is large.
+cdef void give_back(PyObject* frame) noexcept
 cdef void give_item(list items, Py_ssize_t index) noexcept
 cdef void give_items(list items, Py_ssize_t count) noexcept
 cdef void give_large(list items, Py_ssize_t index) noexcept

@@ -80,7 +80,7 @@ cdef void give_large(list items, Py_ssize_t index) noexcept:
     evl_give_item(<PyObject*>items, index, EVL_BODY_LEAST)
 
 
-cdef void give(PyObject* frame) noexcept:
+cdef void give_back(PyObject* frame) noexcept:
     if PyBytes_CheckExact(<object>frame) and Py_REFCNT(frame) == 1:
         evl_give(frame)
     else:

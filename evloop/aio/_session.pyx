@@ -458,8 +458,10 @@ cdef class Session(Puller):
 
     cdef bint _enter(self) except -1:
         """Make our task the current one; inside of another's step, by on_readable() for example, wait for a turn."""
+        cdef PyObject* found
         if current is not None:
-            if PyDict_SetDefault(<PyObject*>current, <PyObject*>self.loop, <PyObject*>self.task) == <PyObject*>self.task:
+            found = PyDict_SetDefault(<PyObject*>current, <PyObject*>self.loop, <PyObject*>self.task)
+            if found == <PyObject*>self.task:
                 return True
         else:
             try:
