@@ -183,6 +183,8 @@ cdef int _left_queue(object entry) except -1:
 cdef class Handle:
     """A callback that waits to be run once; what ``call_soon`` returns.  Reactor thread only."""
 
+    _source_traceback = None  # asyncio asks each handle for it; kept by its own alone, in debug mode
+
     def __init__(self, callback, tuple args not None, reactor, context=None):
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")

@@ -56,6 +56,8 @@ class Handle:
 
     __slots__ = ("_callback", "_args", "_context", "_reactor", "_cancelled")
 
+    _source_traceback = None  # asyncio asks each handle for it; kept by its own alone, in debug mode
+
     def __init__(self, callback: Callback, args: tuple[Any, ...], reactor: Core, context: Context = None) -> None:
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
