@@ -31,6 +31,10 @@ test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSa
 test-fault: build $(VENV)/.test  ## run the fault catalogue: hostile peers, broken networks, a kernel that fails
 	$(BIN)/python -m pytest -m fault tests/fault
 
+.PHONY: conformance
+conformance: build    ## run CPython's own asyncio tests on our event loop (ARGS="--pure test_events")
+	@$(BIN)/python tests/conformance/cpython.py $(ARGS)
+
 lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,7 +68,7 @@ annotate: build       ## Cython's annotated HTML of the extensions, to look at t
 	@echo build/cython/evloop/_framing.html
 
 clean:                ## remove everything that was built
-	rm -rf $(VENV) build *.egg-info evloop/*.so bench/*.so
+	rm -rf $(VENV) .venv-3.* build *.egg-info evloop/*.so bench/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- how the environment is made -------------------------------------------------------------------------------
