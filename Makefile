@@ -31,6 +31,10 @@ test-asan: build $(VENV)/.test  ## run the tests under AddressSanitizer and UBSa
 test-fault: build $(VENV)/.test  ## run the fault catalogue: hostile peers, broken networks, a kernel that fails
 	$(BIN)/python -m pytest -m fault tests/fault
 
+.PHONY: test-all
+test-all:             ## run tests and conformance on each of Python 3.10 to 3.13 that is found (ARGS=-x)
+	@.ci/test-all $(ARGS)
+
 .PHONY: conformance
 conformance: build    ## run CPython's own asyncio tests on our event loop (ARGS="--pure test_events")
 	@$(BIN)/python tests/conformance/cpython.py $(ARGS)
