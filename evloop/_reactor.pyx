@@ -229,12 +229,18 @@ cdef class Handle:
             raise
         except BaseException as exc:
             context = {"message": f"Exception in callback {callback!r}", "exception": exc, "handle": self}
+            if self._source_traceback:
+                context["source_traceback"] = self._source_traceback
             self._reactor.call_exception_handler(context)
         return 0
 
     def __repr__(self):
         state = " cancelled" if self._cancelled else f" {self._callback!r}"
         return f"<{type(self).__name__}{state}>"
+
+
+class _TracedHandle(Handle):
+    """One that may be given a traceback of where it was made."""
 
 
 cdef int _raised() except -1:
@@ -448,10 +454,12 @@ cdef class _FdWatch(Endpoint):
 
     # None: somebody else's selector has reported what it was not asked for.
     cdef int readable(self) except -1:
-        return 0 if self.reader is None else self.reader.run()
+        cdef Handle handle = self.reader  # a reference of our own: the callback may remove itself, and then raise
+        return 0 if handle is None else handle.run()
 
     cdef int writable(self) except -1:
-        return 0 if self.writer is None else self.writer.run()
+        cdef Handle handle = self.writer
+        return 0 if handle is None else handle.run()
 
 
 @cython.final
@@ -1192,7 +1200,7 @@ cdef class Core:
         cdef Handle handle, former
         cdef _FdWatch watch
         self.check_usable()
-        handle = Handle(callback, args, self)
+        handle = self._debug_handle(callback, args) if self.debug else Handle(callback, args, self)
         watch = self._watch_of(fd)
         if watch is None:
             watch = _FdWatch(self)
@@ -1210,6 +1218,10 @@ cdef class Core:
         else:
             watch.writer = handle
         return handle
+
+    def _debug_handle(self, callback, args):
+        """Return the handle of a watched fd in debug mode."""
+        return _TracedHandle(callback, args, self)
 
     def _unwatch(self, fd, int event):
         cdef _FdWatch watch

@@ -56,7 +56,7 @@ class Handle:
 
     __slots__ = ("_callback", "_args", "_context", "_reactor", "_cancelled")
 
-    _source_traceback = None  # asyncio asks each handle for it; kept by its own alone, in debug mode
+    _source_traceback: list[Any] | None = None  # asyncio asks each handle for it; kept by its own alone, in debug mode
 
     def __init__(self, callback: Callback, args: tuple[Any, ...], reactor: Core, context: Context = None) -> None:
         if not callable(callback):
@@ -87,11 +87,17 @@ class Handle:
             raise
         except BaseException as exc:
             context = {"message": f"Exception in callback {callback!r}", "exception": exc, "handle": self}
+            if self._source_traceback:
+                context["source_traceback"] = self._source_traceback
             self._reactor.call_exception_handler(context)
 
     def __repr__(self) -> str:
         state = " cancelled" if self._cancelled else f" {self._callback!r}"
         return f"<{type(self).__name__}{state}>"
+
+
+class _TracedHandle(Handle):
+    """One that may be given a traceback of where it was made."""
 
 
 @functools.total_ordering
@@ -467,7 +473,7 @@ class Core:
 
     def _watch(self, fd: Any, event: int, callback: Callback, args: tuple[Any, ...]) -> Handle:
         self._check_usable()
-        handle = Handle(callback, args, self)
+        handle = self._debug_handle(callback, args) if self._debug else Handle(callback, args, self)
         events, watch = self._watched(fd)
         if watch is None:
             watch = _FdWatch(self)
@@ -481,6 +487,10 @@ class Core:
             watch.handles[event].cancel()
         watch.handles[event] = handle
         return handle
+
+    def _debug_handle(self, callback: Callback, args: tuple[Any, ...]) -> Handle:
+        """Return the handle of a watched fd in debug mode."""
+        return _TracedHandle(callback, args, self)
 
     def _unwatch(self, fd: Any, event: int) -> bool:
         if self._closed:

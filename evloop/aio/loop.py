@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio.format_helpers import extract_stack
 from collections.abc import Coroutine
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import MethodType
@@ -114,6 +115,11 @@ class AsyncioLifecycle(Transports, _Base):  # type: ignore[misc]
 
     def _remove_writer(self, fd: Any) -> bool:
         return self._unwatch(fd, EVENT_WRITE)
+
+    def _debug_handle(self, callback: Any, args: tuple[Any, ...]) -> Any:
+        handle: Any = super()._debug_handle(callback, args)
+        handle._source_traceback = extract_stack(sys._getframe(1))  # as asyncio's handles have
+        return handle
 
     def _write_to_self(self) -> None:
         # The core's wake-up: one write for many calls.  asyncio's pair of sockets is left for the signals.

@@ -175,6 +175,25 @@ def test_add_reader_callback_raises_is_reported_and_stays(reactor, pair):
     reactor.remove_reader(pair[0])
 
 
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("direction", ["reader", "writer"])
+def test_callback_that_removes_itself_and_raises_is_reported(reactor, pair, direction, debug):
+    """The handle that is reported is nobody's any more by then."""
+    contexts = []
+
+    def leave():
+        getattr(reactor, f"remove_{direction}")(pair[0])
+        raise ZeroDivisionError
+
+    reactor.set_debug(debug)
+    reactor.set_exception_handler(lambda _, context: contexts.append(context))
+    getattr(reactor, f"add_{direction}")(pair[0], leave)
+    pair[1].send(b"x")
+    reactor.run_until(lambda: contexts, deadline=patience(reactor))
+    assert [type(context["exception"]) for context in contexts] == [ZeroDivisionError]
+    assert contexts[0]["handle"].cancelled()
+
+
 @pytest.mark.parametrize("fd", [-1, "text", None, 1.5, object()])
 @pytest.mark.parametrize("method", ["add_reader", "add_writer"])
 def test_add_reader_bad_fd_raises_value_error(reactor, method, fd):
