@@ -1,19 +1,25 @@
 # cython: auto_pickle=False, binding=False, embedsignature=True, embedsignature.format=clinic
-"""What asyncio's loop is asked for each future and each task, at C speed: a core that knows asyncio.
+"""What asyncio's loop is asked for each future, task and datagram, at C speed: a core that knows asyncio.
 
 Each is the standard library's method of the same name with a Python frame or two less; whatever is not the ordinary
-case (debug mode, a task factory, a context) goes to that method itself.
+case (debug mode, another selector, a task factory, a context) goes to that method itself.
 
 Rule: nothing in this file may touch an fd.  Read next: ``_reactor.pyx``, ``aio/loop.py``.
 """
 
-from asyncio import BaseEventLoop, Future, Task
+import sys
+from asyncio import BaseEventLoop, Future, SelectorEventLoop, Task
 
 from evloop._reactor cimport Core
+
+from evloop._datagram import DatagramTransport, is_known
 
 cdef object _Future = Future
 cdef object _Task = Task
 cdef object _inherited_create_task = BaseEventLoop.create_task
+cdef object _inherited_make_datagram_transport = SelectorEventLoop._make_datagram_transport
+
+cdef bint CHECKS_FDS = sys.version_info >= (3, 12)  # the makers of transports do
 
 
 cdef class AsyncioCore(Core):
@@ -45,3 +51,10 @@ cdef class AsyncioCore(Core):
         if name is None:
             return _Task(coro, loop=self)
         return _Task(coro, loop=self, name=name)
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        if self.debug or self.epoll is None or not is_known(sock):
+            return _inherited_make_datagram_transport(self, sock, protocol, address, waiter, extra)
+        if CHECKS_FDS:
+            self._ensure_fd_no_transport(sock)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)

@@ -177,10 +177,11 @@ cdef class Core:
     cdef readonly _WakeUp _wakeup
     cdef object _signals
     cdef readonly int64_t _turns, _events
-    cdef public int _internal_fds # asyncio's count of the fds that it watches for itself
+    cdef public int _internal_fds  # asyncio's count of the fds that it watches for itself
     # Events of this turn whose endpoints have run nobody's code, but only moved bytes and scheduled: each adds itself.
     cdef int quiet
     cdef bint undisturbed         # the last turn ran nothing but such events
+    cdef bint alone               # the event that is being run is all that this turn runs
 
     cdef double now(self) except? -1
     cdef unsigned char* gather_memory(self) except NULL

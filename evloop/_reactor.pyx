@@ -177,8 +177,8 @@ cdef int _left_queue(object entry) except -1:
     return 0
 
 
-# As many as a busy server has waiting in one turn, 90 bytes each: beyond them each is the allocator's, and counted by the
-# garbage collector, which then goes through them all.
+# As many as a busy server has waiting in one turn, 90 bytes each: beyond them each is the allocator's, and counted by
+# the garbage collector, which then goes through them all.
 @cython.freelist(1024)
 cdef class Handle:
     """A callback that waits to be run once; what ``call_soon`` returns.  Reactor thread only."""
@@ -1303,7 +1303,7 @@ cdef class Core:
         self.check_closed()
         PyErr_CheckSignals()
         self._turns += 1
-        self.undisturbed = False
+        self.undisturbed = self.alone = False
         self.run_ready(self.ready.count)
         return 0
 
@@ -1324,6 +1324,7 @@ cdef class Core:
             left = self.ready.count
             self.undisturbed = False
             self.quiet = 0
+            self.alone = left == 0 and events == 1
             while done < events and not self._closed:
                 done += 1
                 self.run_event(done - 1)
@@ -1332,6 +1333,7 @@ cdef class Core:
                 self.append_event(done)
                 done += 1
         self.undisturbed = left == 0 and self.quiet == events
+        self.alone = False
         self.run_ready(left)
         return 0
 

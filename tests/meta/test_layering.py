@@ -27,6 +27,7 @@ DOORS = {
     "evloop._transport": "evloop.aio.transports",
     "evloop._streams": "evloop.aio.streams",
     "evloop._aio_core": "evloop.aio.core",
+    "evloop._datagram": "evloop.aio.core",
 }
 # A compiled seam stands on compiled ones: their C-level ways in are not the doors'.
 COMPILED_ON = {
@@ -34,7 +35,8 @@ COMPILED_ON = {
     "evloop.aio._session": {"evloop._connection", "evloop._reactor"},
     "evloop._transport": {"evloop._reactor"},
     "evloop._streams": {"evloop._reactor", "evloop._transport"},
-    "evloop._aio_core": {"evloop._reactor"},
+    "evloop._aio_core": {"evloop._datagram", "evloop._reactor"},
+    "evloop._datagram": {"evloop._reactor"},
 }
 # TLS is written once, over the readable twin: the cipher costs more than the connection does.  So are packets: their
 # system calls are one a message, whoever makes them.
@@ -43,7 +45,7 @@ BESIDE = {
     ("evloop._connection_py", "evloop._connection_packets"),
 }
 # What is there for asyncio's sake.
-ASYNCIO = {"aio", "_aio_core", "_transport", "_streams"}
+ASYNCIO = {"aio", "_aio_core", "_datagram", "_transport", "_streams"}
 # What a layer must not know; the names are modules, of the standard library or ours.
 FORBIDDEN = {
     "evloop.errors": {"evloop", "socket", "selectors", "time", "logging"},
