@@ -155,6 +155,25 @@ def test_datagram_sendto_many_addresses_reaches_each(loop, host):
     run(loop, main())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.10", "127.1.100.99", "127.255.255.254", "127.200.109.9"])
+def test_datagram_sender_of_any_address_is_written_as_the_socket_module_does(loop, host):
+    """IPv4 addresses are put into words here; all of 127/8 is this machine."""
+
+    async def main():
+        server, served = await endpoint(local_addr=("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind((host, 0))
+            peer.settimeout(PATIENCE)
+            peer.sendto(b"x", server.get_extra_info("sockname"))
+            _, address = await served.queue.get()
+            assert address == peer.getsockname()
+            server.sendto(b"z", (host, address[1]))
+            assert peer.recv(9) == b"z"
+        await ended(server)
+
+    run(loop, main())
+
+
 @pytest.mark.parametrize("name", [None, "path", "abstract"])
 def test_datagram_unix_sender_is_named_as_the_socket_module_does(loop, tmp_path, name):
     """Nameless, a path, or a name in Linux's abstract namespace."""
