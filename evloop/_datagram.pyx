@@ -1,9 +1,9 @@
 # cython: auto_pickle=False, binding=False
 """asyncio's datagram transport at C speed, as an endpoint of the reactor's core.
 
-It has no twin in this package: its reference is the standard library's ``_SelectorDatagramTransport``, which runs in its
-place over any other selector, in debug mode, on the pure core, and for address families that are not known here.  What
-a protocol sees is the same: the order of the callbacks, their context, the words of the errors.  What differs: a
+It has no twin in this package: its reference is the standard library's ``_SelectorDatagramTransport``, which runs in
+its place over any other selector, in debug mode, on the pure core, and for address families that are not known here.
+What a protocol sees is the same: the order of the callbacks, their context, the words of the errors.  What differs: a
 datagram is received into the core's shared buffer, an address is read and written here, and the one that the last
 datagram came from not even that.
 

@@ -142,7 +142,7 @@ def test_datagram_sendto_many_addresses_reaches_each(loop, host):
             addresses = [(await served.queue.get())[1] for _ in peers]
             for number, address in reversed(list(enumerate(addresses))):
                 server.sendto(b"to %d" % number, address)
-                server.sendto(b"also %d" % number, tuple([*address]))  # equal, and not the same
+                server.sendto(b"also %d" % number, (*address,))  # equal, and not the same
                 server.sendto(b"and %d" % number, peers[number].getsockname()[:2])
             for number, peer in enumerate(peers):
                 peer.setblocking(False)
@@ -231,7 +231,7 @@ def test_datagram_data_may_change_after_sendto(loop, kind):
     """What has to wait is a copy."""
 
     async def main():
-        transport, protocol, other = await unix_pair()
+        transport, _, other = await unix_pair()
         with other:
             memory = bytearray(b"a" * 1000)
             count = 0
@@ -404,7 +404,7 @@ def test_datagram_interrupt_comes_out_of_the_run(loop, where):
         def interrupt(self):
             raise KeyboardInterrupt
 
-    server, served = run(loop, endpoint(Interrupted, local_addr=("127.0.0.1", 0)))
+    server, _served = run(loop, endpoint(Interrupted, local_addr=("127.0.0.1", 0)))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.sendto(b"x", server.get_extra_info("sockname"))
         with pytest.raises(KeyboardInterrupt):
