@@ -45,9 +45,10 @@ def extensions():
         options["extra_compile_args"] += SANITIZED
         options["extra_link_args"] = [SANITIZERS]
     headers = ["evloop/_wire.h", "evloop/_bodies.h", "evloop/_syscalls.h", "evloop/_awaitable.h"]
+    asyncio = ("aio._session", "_transport", "_streams", "_datagram", "_aio_core")
     compiled = [
         Extension(f"evloop.{name}", [f"evloop/{name.replace('.', '/')}.pyx"], depends=headers, **options)
-        for name in ("_framing", "_reactor", "_connection", "aio._session", "_transport", "_streams", "_datagram", "_aio_core")
+        for name in ("_framing", "_reactor", "_connection", *asyncio)
     ]
     annotate = os.environ.get("EVLOOP_ANNOTATE") == "1"
     # language_level is set here once; safety directives (boundscheck, ...) stand on the functions that need them.

@@ -208,6 +208,7 @@ cdef class Core:
     cdef int check_closed(self) except -1
     cdef int check_usable(self) except -1
     cdef _FdWatch _watch_of(self, object fd)
+    cdef Handle watch_with(self, object fd, int event, Handle handle)  # add_reader, add_writer; `handle` is run
     cdef int _want_of_any(self, Endpoint endpoint, int fd, int events) except -1
 
 

@@ -1197,14 +1197,19 @@ cdef class Core:
         return data
 
     def _watch(self, fd, int event, callback, tuple args not None):
-        cdef Handle handle, former
-        cdef _FdWatch watch
         self.check_usable()
         handle = self._debug_handle(callback, args) if self.debug else Handle(callback, args, self)
-        watch = self._watch_of(fd)
+        return self.watch_with(fd, event, handle)
+
+    cdef Handle watch_with(self, object fd, int event, Handle handle):
+        cdef Handle former
+        cdef _FdWatch watch = self._watch_of(fd)
         if watch is None:
             watch = _FdWatch(self)
-            self.register(fd, event, watch)
+            if type(fd) is int:
+                self.want(watch, fd, event)
+            else:
+                self.register(fd, event, watch)  # which remembers the object
         elif not watch.wanted & event:
             self.want(watch, watch.fd, watch.wanted | event)
         else:

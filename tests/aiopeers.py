@@ -138,15 +138,15 @@ async def connected(protocol, pair=tcp_pair):
 
 
 async def send(peer, data):
-    """Send all of *data* from a raw peer."""
-    await asyncio.get_running_loop().sock_sendall(peer, data)
+    """Send all of *data* from a raw peer, whose system calls are not the loop's: a table does not see them."""
+    await STANDARD.sock_sendall(asyncio.get_running_loop(), peer, data)
 
 
 async def receive(peer, size):
     """Return *size* bytes that a raw peer receives, less at the end of the stream."""
     received = bytearray()
     while len(received) < size:
-        data = await asyncio.get_running_loop().sock_recv(peer, min(size - len(received), 65536))
+        data = await STANDARD.sock_recv(asyncio.get_running_loop(), peer, min(size - len(received), 65536))
         if not data:
             break
         received += data
