@@ -21,7 +21,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
-from evloop._reactor cimport EVENT_READ, EVENT_WRITE, Core, Endpoint, iovec, msghdr, sockaddr, socklen_t
+from evloop._reactor cimport EVENT_READ, EVENT_WRITE, Core, Endpoint, _Epoll, iovec, msghdr, sockaddr, socklen_t
 
 import os
 import socket
@@ -191,7 +191,6 @@ cdef class SocketTransport(Endpoint):
                 server._attach(self)
             else:
                 server._attach()
-        loop._transports[self._sock_fd] = self
         loop.call_soon(protocol.connection_made, self)
         loop.call_soon(self._start_reading)
         if waiter is not None:
@@ -309,6 +308,8 @@ cdef class SocketTransport(Endpoint):
             self._read_context = PyContext_CopyCurrent()
             self._reading = True
             self._want()
+        elif self.fd < 0 and not self._closing:  # paused by connection_made()
+            self._reactor._transports[self._sock_fd] = self
 
     cdef int _start_writing(self) except -1:
         if not self._writing:
@@ -1198,3 +1199,10 @@ cdef object _os_error(int number):
 def is_compiled(loop):
     """Return whether *loop* is on the compiled core, and so takes our endpoints."""
     return isinstance(loop, Core)
+
+
+def transport_of(_Epoll selector not None, int fd):
+    """Return the transport that *fd* (int) is registered for with our own selector, or None."""
+    if 0 <= fd < selector.size and selector.slots[fd].used and isinstance(selector.data[fd], SocketTransport):
+        return selector.data[fd]
+    return None

@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from evloop._implementation import pure_wanted
+from evloop.reactor import EpollSelector
 
 if TYPE_CHECKING:
-    from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled
+    from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled, transport_of
 elif pure_wanted():
     is_compiled = None
 else:
     try:
-        from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled
+        from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled, transport_of
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._transport":
@@ -36,13 +38,49 @@ _CHECKS_FDS = sys.version_info >= (3, 12)  # the makers of transports do
 if TYPE_CHECKING:
 
     class _Base(_Standard):
+        _selector: Any
+
         def _is_inherited(self) -> bool: ...
 else:
     _Base = object  # a mixin
 
 
+class Registry(weakref.WeakValueDictionary[int, Any]):
+    """asyncio's map of fds to transports, for those who ask whether an fd is one's.
+
+    Ours are found with the selector, which knows its fds anyway: an entry here costs a connection as much as all the
+    rest of making its transport.  Entries are asyncio's own transports, and those of ours that have not been
+    registered because they were paused before they began to read.
+    """
+
+    def __init__(self, selector: Any) -> None:
+        super().__init__()
+        self._selector = selector
+
+    def __getitem__(self, fd: int) -> Any:
+        found = transport_of(self._selector, fd)
+        return super().__getitem__(fd) if found is None else found
+
+    def get(self, fd: int, default: Any = None) -> Any:
+        """Return the transport of *fd*, or *default*."""
+        found = transport_of(self._selector, fd)
+        return super().get(fd, default) if found is None else found
+
+    def __delitem__(self, fd: int) -> None:
+        self.pop(fd, None)  # as sendfile() does, to which ours lend the fd unregistered
+
+
 class Transports(_Base):
     """The part of an event loop that makes transports of sockets, and accepts."""
+
+    @property
+    def _transports(self) -> Any:
+        return self._registry
+
+    @_transports.setter
+    def _transports(self, registry: Any) -> None:  # asyncio's __init__ does
+        ours = is_compiled is not None and is_compiled(self) and type(self._selector) is EpollSelector
+        self._registry = Registry(self._selector) if ours else registry
 
     def _is_standard(self) -> bool:
         """Return whether asyncio's transports are to be made."""

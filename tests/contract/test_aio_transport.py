@@ -756,12 +756,14 @@ def test_transport_socket_of_an_accepted_connection_is_usable(new_loop):
     run(new_loop, main)
 
 
-def test_transport_fd_cannot_be_watched_by_others(new_loop):
+@pytest.mark.parametrize("made", [None, lambda self: self.transport.pause_reading()])
+def test_transport_fd_cannot_be_watched_by_others(new_loop, made):
     """asyncio's RuntimeError; once it is closing the fd is nobody's business."""
 
     async def main():
         loop = asyncio.get_running_loop()
-        async with connected(Diary()) as (transport, _):
+        async with connected(Diary(connection_made=made)) as (transport, _):
+            await turns(2)
             fd = transport.get_extra_info("socket").fileno()
             for watch in (loop.add_reader, loop.add_writer):
                 with pytest.raises(RuntimeError, match=f"File descriptor {fd} is used by transport"):
