@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,8 @@ class Transports(_Base):
     def _make_socket_transport(
         self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
     ) -> Any:
-        if self._is_standard():
+        # A socket of another class may have methods of its own, which asyncio's transport calls.
+        if self._is_standard() or type(sock) is not socket.socket:
             return _Standard._make_socket_transport(self, sock, protocol, waiter, extra=extra, server=server)  # type: ignore[attr-defined]
         if _CHECKS_FDS:
             self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]

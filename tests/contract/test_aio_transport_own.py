@@ -379,6 +379,29 @@ def test_transport_is_asyncios_in_debug_mode_and_over_other_selectors():
     assert run(debugging, main) == run(selecting, main) == "asyncio.selector_events"
 
 
+def test_transport_of_another_kind_of_socket_calls_its_methods():
+    """Whoever derives from socket.socket has a reason."""
+    calls = []
+
+    class Socket(socket.socket):
+        def recv(self, *args):
+            calls.append(args)
+            return super().recv(*args)
+
+    def pair():
+        one, other = socket.socketpair()
+        return Socket(fileno=one.detach()), other
+
+    async def main():
+        protocol = Diary()
+        async with connected(protocol, pair) as (_, peer):
+            await send(peer, b"x")
+            await until(lambda: protocol.received)
+
+    run(evloop.aio.new_event_loop, main)
+    assert calls
+
+
 def test_transport_works_on_when_debug_mode_is_switched():
     """Other wheels turn it, then."""
 
