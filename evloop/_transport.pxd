@@ -96,7 +96,7 @@ cdef class Listener(Endpoint):
     cdef tuple _timeouts
     cdef dict _more
     cdef int _batch
-    cdef bint _plain              # the addresses are of a kind that we read ourselves
+    cdef bint _plain              # transports are made here
     cdef BulkMemory _bulk
 
     cdef bint _accept_one(self) except -1

@@ -13,7 +13,7 @@ class SocketTransport:
 class Listener:
     def __init__(
         self, loop: Any, sock: Any, factory: Any, sslcontext: Any, server: Any, backlog: int,
-        timeouts: tuple[Any, ...], more: dict[str, Any],
+        timeouts: tuple[Any, ...], more: dict[str, Any], plain: bool,
     ) -> None: ...  # fmt: skip
     def stop(self) -> None: ...
 

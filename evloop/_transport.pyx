@@ -1001,14 +1001,17 @@ cdef class Listener(Endpoint):
         sock: the listening socket (non-blocking); whose owner closes it after :meth:`stop`.
         factory, sslcontext, server, backlog: what ``loop._start_serving`` was called with.
         timeouts: a tuple, and *more* a dict: what it was called with beyond these.
+        plain: whether a connection of ours is what the loop makes of an ordinary socket.
     """
 
-    def __init__(self, loop, sock, factory, sslcontext, server, backlog, timeouts, more):
+    def __init__(self, loop, sock, factory, sslcontext, server, backlog, timeouts, more, plain):
         Endpoint.__init__(self, loop)
         self.sock, self._timeouts, self._more = sock, timeouts, more
         self._factory, self._server, self._sslcontext = factory, server, sslcontext
         self._batch = max(1, min(backlog, BATCH))
-        self._plain = type(sock) is socket.socket and sslcontext is None and sock.family in (AF_INET, AF_INET6, AF_UNIX)
+        # Of a kind whose addresses are read here, and which accept() makes nothing special of.
+        self._plain = (plain and sslcontext is None and type(sock) is socket.socket
+                       and sock.family in (AF_INET, AF_INET6, AF_UNIX))
         self._bulk = loop._bulk_memory
         self._context = PyContext_CopyCurrent()
         base_events._set_nodelay(sock)  # what is accepted inherits it (tcp(7))
@@ -1035,7 +1038,7 @@ cdef class Listener(Endpoint):
         cdef sockaddr_storage address
         cdef socklen_t size = sizeof(address)
         cdef int fd
-        if not self._plain:
+        if not self._plain or self.core.debug:
             return self._accept_object()
         address.ss_family = 0
         fd = self.core.sys.accept4(self.fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -1050,7 +1053,7 @@ cdef class Listener(Endpoint):
         return self._accept_failed(_os_error(errno))
 
     def _accept_object(self):
-        """The same for what asyncio is to make the transport of: TLS, other address families, other sockets."""
+        """The same for what the loop is to make the transport of: TLS, other families and sockets; in debug mode."""
         try:
             conn, address = self.sock.accept()
             conn.setblocking(False)

@@ -124,7 +124,8 @@ class Transports(_Base):
         if self._is_standard():
             _Standard._start_serving(self, protocol_factory, sock, sslcontext, server, backlog, *timeouts, **more)  # type: ignore[attr-defined]
             return
-        listener = Listener(self, sock, protocol_factory, sslcontext, server, backlog, timeouts, more)
+        plain = type(self)._make_socket_transport is Transports._make_socket_transport
+        listener = Listener(self, sock, protocol_factory, sslcontext, server, backlog, timeouts, more, plain)
         self._listeners[sock.fileno()] = listener
 
     def _stop_serving(self, sock: Any) -> None:

@@ -420,6 +420,52 @@ def test_transport_works_on_when_debug_mode_is_switched():
     run(evloop.aio.new_event_loop, main)
 
 
+def test_server_makes_asyncios_transports_once_in_debug_mode():
+    """Switched on while it serves."""
+    made = []
+
+    def factory():
+        made.append(Diary())
+        return made[-1]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        for debug in (False, True):
+            loop.set_debug(debug)
+            with socket.create_connection(server.sockets[0].getsockname()) as peer:
+                await until(lambda debug=debug: len(made) == 1 + debug and made[-1].transport)
+                assert made[-1].transport.get_extra_info("peername") == peer.getsockname()
+            await until(lambda: "connection_lost" in made[-1].names)
+        server.close()
+        await server.wait_closed()
+
+    run(evloop.aio.new_event_loop, main)
+    kinds = [type(protocol.transport).__module__ for protocol in made]
+    assert kinds == ["evloop._transport", "asyncio.selector_events"]
+
+
+def test_server_of_a_loop_that_makes_other_transports_uses_them():
+    """A subclass may override what every connection goes through in asyncio."""
+    made = []
+
+    class Loop(evloop.aio.EventLoop):
+        def _make_socket_transport(self, *args, **kwargs):
+            made.append(super()._make_socket_transport(*args, **kwargs))
+            return made[-1]
+
+    async def main():
+        server = await asyncio.get_running_loop().create_server(Diary, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            await until(lambda: made)
+        await until(lambda: made[0].is_closing())
+        server.close()
+        await server.wait_closed()
+
+    run(Loop, main)
+    assert len(made) == 1
+
+
 # --- forks -----------------------------------------------------------------------------------------------------------
 
 
