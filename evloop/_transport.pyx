@@ -312,10 +312,15 @@ cdef class SocketTransport(Endpoint):
             self._reactor._transports[self._sock_fd] = self
 
     cdef int _start_writing(self) except -1:
-        if not self._writing:
+        if self._writing or self._conn_lost:
+            return 0
+        try:
             self._write_context = PyContext_CopyCurrent()
             self._writing = True
             self._want()
+        except (MemoryError, OSError) as exc:  # what waits would wait for ever
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            raise
         return 0
 
     cdef int _want(self) except -1:
@@ -339,6 +344,8 @@ cdef class SocketTransport(Endpoint):
                 PyContext_Enter(context)
                 try:
                     self.readable()
+                except MemoryError as exc:  # what was received may be lost, and with it the stream
+                    self._fatal_error(exc, "Fatal read error on socket transport")
                 finally:
                     PyContext_Exit(context)
             if self._revents & EVENT_WRITE and not self.closed:
@@ -704,13 +711,17 @@ cdef class SocketTransport(Endpoint):
 
     cdef int _keep(self, bytes owner, const char* data, Py_ssize_t size, Py_ssize_t sent) except -1:
         """Queue what is left of *size* bytes, of which *sent* are gone: none, unless these are the first."""
-        if owner is None:
-            owner = data[sent:size]
-        if self._chunks is None:
-            self._chunks, self._first, self._offset = [], 0, 0
+        try:
+            if owner is None:
+                owner = data[sent:size]
+            if self._chunks is None:
+                self._chunks, self._first, self._offset = [], 0, 0
+            self._chunks.append(owner)
+        except MemoryError as exc:  # output is lost, and with it the stream
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            raise
         if self._queued == 0:
             self._offset = PyBytes_GET_SIZE(owner) - (size - sent)
-        self._chunks.append(owner)
         self._queued += size - sent
         return 0
 
