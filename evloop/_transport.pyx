@@ -520,9 +520,10 @@ cdef class SocketTransport(Endpoint):
 
     cdef int _deliver_pointer(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef unsigned char corked = self._corked
+        cdef CProtocol protocol = self._c_protocol  # a reference of our own: the call may set another protocol
         self._corked = True
         try:
-            self._c_protocol.c_data_received(data, size)
+            protocol.c_data_received(data, size)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
