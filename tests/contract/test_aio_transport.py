@@ -216,7 +216,7 @@ def test_transport_hang_up_while_paused_is_told_when_resumed(new_loop):
         async with connected(protocol) as (transport, peer):
             transport.pause_reading()
             reset(peer)
-            await asyncio.sleep(0.02)
+            await turns(5)
             assert protocol.names == ["connection_made"]
             transport.resume_reading()
             await until(lambda: "connection_lost" in protocol.names)
@@ -450,7 +450,7 @@ def test_transport_failing_write_loses_the_connection_once(new_loop):
         async with connected(protocol) as (transport, peer):
             transport.pause_reading()
             reset(peer)
-            await asyncio.sleep(0.01)
+            await turns(2)
             transport.write(b"x")
             transport.write(b"x")
             assert transport.is_closing()
