@@ -12,14 +12,11 @@
 
 #include <Python.h>
 
-/* One type a module: each module has its own copy of a static. */
-static sendfunc evl_send_of_type;
-
 static PyObject *
 evl_iternext(PyObject *self)
 {
     PyObject *result = NULL;
-    PySendResult done = evl_send_of_type(self, Py_None, &result);
+    PySendResult done = Py_TYPE(self)->tp_as_async->am_send(self, Py_None, &result);
 
     if (done != PYGEN_RETURN)
         return result; /* NULL where it failed */
@@ -34,7 +31,6 @@ evl_iternext(PyObject *self)
 static void
 evl_make_awaitable(PyTypeObject *type, sendfunc send)
 {
-    evl_send_of_type = send;
     type->tp_as_async->am_send = send;
     type->tp_iternext = evl_iternext;
     PyType_Modified(type);

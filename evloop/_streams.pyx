@@ -21,13 +21,14 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.string cimport memchr, memcpy, memmove
 
-from evloop._reactor cimport Core
+from evloop._reactor cimport Core, Endpoint
 from evloop._transport cimport CProtocol, SocketTransport
 
 import sys
 from asyncio import CancelledError, IncompleteReadError, LimitOverrunError
 from asyncio import StreamReader as StandardReader
 from asyncio import StreamWriter as StandardWriter
+from asyncio import tasks
 from asyncio.streams import FlowControlMixin as StandardFlowControl
 from contextvars import copy_context
 from weakref import ref
@@ -38,6 +39,9 @@ cdef extern from "string.h" nogil:
 cdef extern from "Python.h":
     void Py_INCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    PyObject* PyObject_Vectorcall(PyObject* callback, PyObject** args, size_t count, PyObject* names) except NULL
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject* overflow) except? -1
     ctypedef enum PySendResult:
         PYGEN_RETURN
@@ -82,6 +86,16 @@ cdef enum:                        # where it stands
     CANCELLED
     DELEGATING                    # to a coroutine of asyncio's, which `argument` is
     DONE
+
+cdef enum:                        # what the handler has done that its task has still to be told
+    TOLD
+    YIELDED
+    RETURNED
+    RAISED
+
+cdef object enter_task = tasks._enter_task
+cdef object leave_task = tasks._leave_task
+cdef object current_task = tasks.current_task
 
 cdef tuple NAMES = (
     "StreamReader.read", "StreamReader.readexactly", "StreamReader.readuntil", "StreamReader.readline",
@@ -137,6 +151,7 @@ cdef class Operation:
     cdef object callback, context  # who waits; a task is one
     cdef list others              # (callback, context) of further ones, or None
     cdef object error             # what to raise on the way on; of a cancellation: its message
+    cdef Driver driver            # of the handler that waits, in place of a callback
 
     def __await__(self):
         return self
@@ -163,9 +178,7 @@ cdef class Operation:
                 return self.argument.throw(kind)
             return self.argument.throw(kind, value, traceback)
         self.finish()
-        if not isinstance(kind, BaseException):
-            kind = kind() if value is None else value if isinstance(value, BaseException) else kind(value)
-        raise kind if traceback is None else kind.with_traceback(traceback)
+        raise exception_of(kind, value, traceback)
 
     def close(self):
         """End it where it stands, as a coroutine does; what was not read is left for others."""
@@ -177,6 +190,7 @@ cdef class Operation:
         if self.reader is not None and self.reader.waiter is self:
             self.reader.waiter = None
         self.state = DONE
+        self.driver = None
         return 0
 
     cdef int advance(self, object value, PyObject** result) except -1:
@@ -207,8 +221,7 @@ cdef class Operation:
                     return self.delegate(StandardReader.read(self.reader, -1), result)
                 self.wait(woken)
                 found = self
-        Py_INCREF(<PyObject*>found)
-        result[0] = <PyObject*>found
+        result[0] = give_reference(found)
         return PYGEN_NEXT if found is self else PYGEN_RETURN
 
     cdef int delegate(self, object coroutine, PyObject** result) except -1:
@@ -253,7 +266,11 @@ cdef class Operation:
         if self.state == WAITING:
             self.state = WOKEN
             self.error = error
-            self.tell()
+            if self.driver is None:
+                self.tell()
+            else:
+                self.driver.woken()
+                self.driver = None
         return 0
 
     cdef int tell(self) except -1:
@@ -368,6 +385,18 @@ cdef object take_reference(PyObject* pointer):
     return found
 
 
+cdef inline PyObject* give_reference(object item) noexcept:
+    Py_INCREF(<PyObject*>item)
+    return <PyObject*>item
+
+
+cdef object exception_of(object kind, object value, object traceback):
+    """Return what the arguments of a coroutine's throw() mean, in the old form or in the new one."""
+    if not isinstance(kind, BaseException):
+        kind = kind() if value is None else value if isinstance(value, BaseException) else kind(value)
+    return kind if traceback is None else kind.with_traceback(traceback)
+
+
 cdef object cancelled_error(object message):
     return CancelledError() if message is None else CancelledError(message)
 
@@ -382,6 +411,249 @@ cdef Operation new_operation(ReaderBase reader, int kind, object argument, Py_ss
     operation.argument = argument
     operation.size = size
     return operation
+
+
+# --- the handler of a server -----------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Driver(Endpoint):
+    """The coroutine of a handler, as its task sees it, and the future that the task waits for.
+
+    As long as the handler waits for nothing but reads, its task need not know that it runs: it waits for the driver,
+    which the readers put into the FIFO, where the task's wake-up would stand, and which resumes the handler in the
+    task's place: as the current task, in its context.  Whatever else the handler waits for, what it returns or raises
+    is the task's again, and so is a cancellation.
+    """
+
+    cdef object coro              # the handler's; None once it has ended
+    cdef object task              # None before its first step
+    cdef object callback, context  # the task's, while it waits for this
+    cdef object outcome           # what the task has not been told yet, by `told`
+    cdef object deferred          # the cancellation that its next step is to raise
+    cdef object message           # of the cancellation that result() is to raise
+    cdef unsigned char told
+    cdef bint blocking            # said to the task, and not yet taken up
+    cdef bint waits               # the handler waits for a read
+    cdef bint running             # the handler runs without its task's knowledge
+    cdef bint cancels             # result() is to raise
+    cdef bint cancel_asked        # the task is to raise at its next step, and will do so by itself
+
+    def __init__(self, coro, loop):
+        Endpoint.__init__(self, loop)
+        self.coro = coro
+
+    # --- the coroutine -------------------------------------------------------------------------------------------
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """Begin or go on; for the task."""
+        cdef PyObject* result = NULL
+        if self.advance(value, &result) == PYGEN_NEXT:
+            return take_reference(result)
+        raise StopIteration(take_reference(result))
+
+    def throw(self, kind, value=None, traceback=None):
+        """Raise an exception where the handler waits; for the task."""
+        cdef object exc = exception_of(kind, value, traceback), outcome = self.outcome
+        cdef unsigned char told = self.told
+        self.told, self.outcome = TOLD, None
+        if told == RAISED:
+            raise outcome
+        if told == YIELDED:
+            # The handler has cancelled its own task, and then waited for something: to be cancelled is that one's turn.
+            if outcome is None or not outcome.cancel(*exc.args[:1]):
+                self.deferred = exc
+            return outcome
+        if told == RETURNED or self.coro is None:
+            raise exc
+        found = self.coro.throw(exc)
+        return self if self.adopts(<PyObject*>found) else found
+
+    def close(self):
+        """Close the handler's; for whoever drops the task."""
+        if self.coro is not None:
+            self.coro.close()
+
+    cdef int advance(self, object value, PyObject** result) except -1:
+        cdef int status
+        if self.told != TOLD:
+            return self.tell(result)
+        if self.task is None:
+            self.task = current_task(self._reactor)
+        if self.deferred is not None:
+            exc, self.deferred = self.deferred, None
+            result[0] = give_reference(self.throw(exc))
+            return PYGEN_NEXT
+        status = PyIter_Send(<PyObject*>self.coro, <PyObject*>value, result)
+        if status == PYGEN_RETURN:
+            self.coro = None
+        elif self.adopts(result[0]):
+            take_reference(result[0])
+            result[0] = give_reference(self)
+        return status
+
+    cdef int tell(self, PyObject** result) except -1:
+        """Give the task what the handler has come to meanwhile."""
+        cdef object outcome = self.outcome
+        cdef unsigned char told = self.told
+        self.told, self.outcome = TOLD, None
+        if told == RAISED:
+            raise outcome
+        result[0] = give_reference(outcome)
+        return PYGEN_NEXT if told == YIELDED else PYGEN_RETURN
+
+    cdef bint adopts(self, PyObject* pointer) except -1:
+        """Wait for what the handler waits for, if that is a read of this loop."""
+        cdef Operation operation
+        if type(<object>pointer) is not Operation:
+            return False
+        operation = <Operation>pointer
+        if operation.state != WAITING or operation.reader.loop is not self._reactor:
+            return False
+        operation.driver = self
+        self.waits = self.blocking = True
+        return True
+
+    def __getattr__(self, name):
+        # What asyncio asks a task's coroutine for, to show it.
+        if self.coro is not None and (name.startswith("cr_") or name in ("__name__", "__qualname__")):
+            return getattr(self.coro, name)
+        raise AttributeError(name)
+
+    def __repr__(self):
+        return f"<Driver of {self.coro!r}>"
+
+    # --- the future ----------------------------------------------------------------------------------------------
+
+    @property
+    def _asyncio_future_blocking(self):
+        return self.blocking if self.waits else None
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, bint blocking):
+        self.blocking = blocking
+
+    def get_loop(self):
+        """Return the loop."""
+        return self._reactor
+
+    def add_done_callback(self, callback, *, context=None):
+        """Keep the task's, while the handler waits for reads alone."""
+        self.callback = callback
+        self.context = copy_context() if context is None else context
+
+    def cancel(self, msg=None):
+        """Have :meth:`result` raise; return whether it will.  If not, the task raises at its next step."""
+        if self.running or not self.waits:
+            self.cancel_asked = True
+            return False
+        self.waits = False
+        self.cancels = True
+        self.message = msg
+        self.resume_soon()
+        return True
+
+    def result(self):
+        """Return None, or raise the cancellation."""
+        if self.cancels:
+            self.cancels = False
+            message, self.message = self.message, None
+            raise cancelled_error(message)
+
+    # --- the entry of the FIFO -----------------------------------------------------------------------------------
+
+    cdef int woken(self) except -1:
+        self.waits = False
+        return self.resume_soon()
+
+    cdef int resume_soon(self) except -1:
+        if not self.queued:
+            self.queued = True
+            self.core.ready.push(self)
+        return 0
+
+    cdef int run(self) except -1:
+        self.queued = False
+        if self.callback is None:
+            return 0
+        try:
+            if self.cancels or self.cancel_asked:
+                self.call_back()
+            else:
+                self.step()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._failed(exc)
+        return 0
+
+    cdef int step(self) except -1:
+        """Resume the handler in its task's place."""
+        cdef object context = self.context
+        PyContext_Enter(context)
+        try:
+            call_with_task(enter_task, self)
+            self.running = True
+            try:
+                self.resume()
+            except BaseException as exc:
+                self.told, self.outcome = RAISED, exc
+            self.running = False
+            call_with_task(leave_task, self)
+        finally:
+            PyContext_Exit(context)
+        if self.told != TOLD:
+            self.call_back()
+        elif self.cancel_asked:  # by the handler, which then waits for a read: its task raises in the next turn
+            self.waits = False
+            self.resume_soon()
+        return 0
+
+    cdef int resume(self) except -1:
+        cdef PyObject* result = NULL
+        cdef int status = PyIter_Send(<PyObject*>self.coro, <PyObject*>None, &result)
+        cdef object outcome = take_reference(result)
+        if status == PYGEN_RETURN:
+            self.coro = None
+            self.told, self.outcome = RETURNED, outcome
+        elif not self.adopts(<PyObject*>outcome):
+            self.told, self.outcome = YIELDED, outcome
+        return 0
+
+    cdef int call_back(self) except -1:
+        """Have the task step."""
+        cdef object callback = self.callback, context = self.context
+        self.callback = self.context = None
+        self.cancel_asked = False
+        PyContext_Enter(context)
+        try:
+            callback(self)
+        finally:
+            PyContext_Exit(context)
+        return 0
+
+
+cdef int send_to_driver(object driver, object value, PyObject** result) except -1:
+    return (<Driver>driver).advance(value, result)
+
+
+evl_make_awaitable(<PyTypeObject*>Driver, <sendfunc>send_to_driver)
+
+
+cdef int call_with_task(object function, Driver driver) except -1:
+    cdef PyObject* arguments[2]
+    arguments[0], arguments[1] = <PyObject*>driver._reactor, <PyObject*>driver.task
+    take_reference(PyObject_Vectorcall(<PyObject*>function, arguments, 2, NULL))
+    return 0
 
 
 # --- the reader ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import streams as standard
 from collections.abc import Awaitable, Callable
-from types import FunctionType
+from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from evloop.aio.loop import AsyncioLifecycle
@@ -41,8 +41,10 @@ _start_unix_server, _open_unix_connection = asyncio.start_unix_server, asyncio.o
 
 if TYPE_CHECKING or IMPLEMENTATION == "python":
     from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
+
+    Driver: Any
 else:
-    from evloop._streams import ProtocolBase, ReaderBase, WriterBase
+    from evloop._streams import Driver, ProtocolBase, ReaderBase, WriterBase
 
     class StreamReader(ReaderBase, asyncio.StreamReader):
         """An ``asyncio.StreamReader`` whose reads are no coroutines: with the data there, they do not suspend.
@@ -128,8 +130,15 @@ async def start_unix_server(
 def _factory(connected: Connected, limit: int, loop: asyncio.AbstractEventLoop) -> Callable[[], asyncio.Protocol]:
     """Return what makes the protocol of each client."""
 
+    def driven(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        handling = connected(reader, writer)
+        # A task factory is somebody's who wants to see the coroutine itself.
+        if type(handling) is CoroutineType and loop.get_task_factory() is None:
+            return Driver(handling, loop)
+        return handling
+
     def factory() -> asyncio.Protocol:
-        return StreamReaderProtocol(StreamReader(limit, loop), connected, loop)
+        return StreamReaderProtocol(StreamReader(limit, loop), driven, loop)
 
     return factory
 
