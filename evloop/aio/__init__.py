@@ -11,7 +11,15 @@ Also ``asyncio.Runner(loop_factory=evloop.aio.new_event_loop)``, and ``uvicorn -
 
 from evloop.aio.client import connect
 from evloop.aio.loop import EventLoop, EventLoopPolicy, new_event_loop, run
-from evloop.aio.streams import open_connection, open_unix_connection, start_server, start_unix_server
+from evloop.aio.streams import (
+    StreamReader,
+    StreamReaderProtocol,
+    StreamWriter,
+    open_connection,
+    open_unix_connection,
+    start_server,
+    start_unix_server,
+)
 
 __all__ = [
     # the loop
@@ -22,6 +30,9 @@ __all__ = [
     # frames
     "connect",
     # asyncio's streams
+    "StreamReader",
+    "StreamReaderProtocol",
+    "StreamWriter",
     "open_connection",
     "open_unix_connection",
     "start_server",
