@@ -124,9 +124,11 @@ def test_handler_task_shows_its_coroutine():
 
     async def main(world):
         async with handled(world, handler) as scene:
-            stack = scene.task.get_stack()
-            await turns()
-            return "connected() running at" in repr(scene.task), [frame.f_code.co_name for frame in stack]
+            shown = repr(scene.task)
+            stack = [frame.f_code.co_name for frame in scene.task.get_stack()]
+            scene.writer.write(b"x")
+            await told(scene)
+            return "connected() running at" in shown, stack
 
     assert both(main) == (True, ["connected"])
 
