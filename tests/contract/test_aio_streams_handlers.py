@@ -281,9 +281,7 @@ def test_handler_woken_by_another_task_goes_on(way):
                 await scene.task
             return now, scene.notes
 
-    result = []
-    for world in WORLDS:
-        result.append(run(world, main)[0])
+    result = [run(world, main)[0] for world in WORLDS]
     assert result[0] == result[1]
     assert result[1][0] == []
 
@@ -455,7 +453,7 @@ def test_handler_exit_ends_the_run(world, kind):
 
     async def main():
         server = await world.start_server(connected, "127.0.0.1", 0)
-        reader, writer = await world.open_connection(*server.sockets[0].getsockname())
+        _, writer = await world.open_connection(*server.sockets[0].getsockname())
         await turns()
         writer.write(b"x")
         try:
