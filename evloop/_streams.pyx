@@ -746,9 +746,11 @@ cdef class ReaderBase:
         """Return the next *size* bytes; the caller has seen that they are there."""
         cdef bytes data = PyBytes_FromStringAndSize(self.memory + self.start, size)
         self.drop(size)
+        if self._paused:
+            self.maybe_resume()
         return data
 
-    cdef int drop(self, Py_ssize_t size) except -1:
+    cdef void drop(self, Py_ssize_t size) noexcept:
         self.start += size
         if self.start == self.end:
             self.start = self.end = 0
@@ -756,9 +758,6 @@ cdef class ReaderBase:
                 give_memory(self.memory, self.room)
                 self.memory = NULL
                 self.room = 0
-        if self._paused:
-            self.maybe_resume()
-        return 0
 
     cdef int maybe_resume(self) except -1:
         if self._paused and self.end - self.start <= self._limit:
@@ -789,7 +788,6 @@ cdef class ReaderBase:
     cdef object take_rest(self):
         """Return all that is left at the end of the stream."""
         cdef bytes data = PyBytes_FromStringAndSize(self.memory + self.start, self.end - self.start)
-        self._paused = False  # nothing comes any more: not to be told to go on
         self.drop(self.end - self.start)
         return data
 
@@ -841,6 +839,7 @@ cdef class ReaderBase:
                 self.drop(exc.consumed + 1)
             else:
                 self.drop(self.end - self.start)
+            self.maybe_resume()
             raise ValueError(exc.args[0])
         if operation.kind == NEXT_LINE and line is not None and len(line) == 0:
             raise StopAsyncIteration
