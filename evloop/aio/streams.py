@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from evloop.aio._session_shared import current_tasks
 from evloop.aio.loop import AsyncioLifecycle
 from evloop.reactor import IMPLEMENTATION
 
@@ -44,7 +45,9 @@ if TYPE_CHECKING or IMPLEMENTATION == "python":
 
     Driver: Any
 else:
-    from evloop._streams import Driver, ProtocolBase, ReaderBase, WriterBase
+    from evloop._streams import Driver, ProtocolBase, ReaderBase, WriterBase, know_current_tasks
+
+    know_current_tasks(current_tasks())
 
     class StreamReader(ReaderBase, asyncio.StreamReader):
         """An ``asyncio.StreamReader`` whose reads are no coroutines: with the data there, they do not suspend.
