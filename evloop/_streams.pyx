@@ -428,8 +428,8 @@ cdef class Driver(Endpoint):
     is the task's again, and so is a cancellation.
     """
 
-    cdef object coro              # the handler's; None once it has ended
-    cdef object task              # None before its first step
+    cdef object coro              # the handler's
+    cdef object task              # None before its first step, and after its last one: it knows the driver
     cdef object callback, context  # the task's, while it waits for this
     cdef object outcome           # what the task has not been told yet, by `told`
     cdef object deferred          # the cancellation that its next step is to raise
@@ -469,21 +469,25 @@ cdef class Driver(Endpoint):
         cdef unsigned char told = self.told
         self.told, self.outcome = TOLD, None
         if told == RAISED:
+            self.task = None
             raise outcome
         if told == YIELDED:
             # The handler has cancelled its own task, and then waited for something: to be cancelled is that one's turn.
             if outcome is None or not outcome.cancel(*exc.args[:1]):
                 self.deferred = exc
             return outcome
-        if told == RETURNED or self.coro is None:
-            raise exc
-        found = self.coro.throw(exc)
+        try:
+            if told == RETURNED:
+                raise exc
+            found = self.coro.throw(exc)
+        except BaseException:
+            self.task = None
+            raise
         return self if self.adopts(<PyObject*>found) else found
 
     def close(self):
         """Close the handler's; for whoever drops the task."""
-        if self.coro is not None:
-            self.coro.close()
+        self.coro.close()
 
     cdef int advance(self, object value, PyObject** result) except -1:
         cdef int status
@@ -495,9 +499,13 @@ cdef class Driver(Endpoint):
             exc, self.deferred = self.deferred, None
             result[0] = give_reference(self.throw(exc))
             return PYGEN_NEXT
-        status = PyIter_Send(<PyObject*>self.coro, <PyObject*>value, result)
+        try:
+            status = PyIter_Send(<PyObject*>self.coro, <PyObject*>value, result)
+        except BaseException:
+            self.task = None
+            raise
         if status == PYGEN_RETURN:
-            self.coro = None
+            self.task = None
         elif self.adopts(result[0]):
             take_reference(result[0])
             result[0] = give_reference(self)
@@ -508,6 +516,8 @@ cdef class Driver(Endpoint):
         cdef object outcome = self.outcome
         cdef unsigned char told = self.told
         self.told, self.outcome = TOLD, None
+        if told != YIELDED:
+            self.task = None
         if told == RAISED:
             raise outcome
         result[0] = give_reference(outcome)
@@ -527,7 +537,7 @@ cdef class Driver(Endpoint):
 
     def __getattr__(self, name):
         # What asyncio asks a task's coroutine for, to show it.
-        if self.coro is not None and (name.startswith("cr_") or name in ("__name__", "__qualname__")):
+        if name.startswith("cr_") or name in ("__name__", "__qualname__"):
             return getattr(self.coro, name)
         raise AttributeError(name)
 
@@ -625,7 +635,6 @@ cdef class Driver(Endpoint):
         cdef int status = PyIter_Send(<PyObject*>self.coro, <PyObject*>None, &result)
         cdef object outcome = take_reference(result)
         if status == PYGEN_RETURN:
-            self.coro = None
             self.told, self.outcome = RETURNED, outcome
         elif not self.adopts(<PyObject*>outcome):
             self.told, self.outcome = YIELDED, outcome
