@@ -67,7 +67,8 @@ class Stage:
         return self.kernel
 
     def connect(self, handler=None, *, protocol=None, pair=tcp_pair, framing=U32, reading=True, **limits):
-        """Return a connection whose frames *handler* takes, and its peer."""
+        """Return a connection whose frames *handler* takes, and its peer; it does not linger unless told so."""
+        limits.setdefault("linger", 0)
         ours, theirs = pair()
         peer = Peer(theirs, reading)
         self.peers.append(peer)

@@ -83,7 +83,6 @@ cdef class Wait:
     cdef Session session          # None once that is over
     cdef object end               # and then an End
     cdef unsigned char kind
-    cdef bint suspended           # the session waits, and for this
 
     def __await__(self):
         return self
@@ -102,16 +101,13 @@ cdef class Wait:
         return self.__next__()
 
     def throw(self, kind, value=None, traceback=None):
-        """Wait no more, and raise."""
-        self.close()
+        """Raise; whoever waited has been relieved of that, or it is not the one this is meant for."""
         raise exception_of(kind, value, traceback)
 
     def close(self):
-        """Wait no more."""
-        if self.suspended:
-            self.suspended = False
-            if self.session is not None:
-                self.session.waits = NOTHING
+        """Wait no more, unless a task does."""
+        if self.session is not None and not self.session.is_awaited():
+            self.session.waits = NOTHING
 
     def __getattr__(self, name):
         if name in ("__name__", "__qualname__"):  # asyncio's repr of a task asks
@@ -125,11 +121,10 @@ cdef class Wait:
             raise self.end.tell(self.kind == FOLLOWING)
         if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
-        self.suspended = False
         if session.look(self.kind, result):
             return PYGEN_RETURN
         session.waits = DRAIN if self.kind == DRAINED else FRAME
-        session._asyncio_future_blocking = self.suspended = True
+        session._asyncio_future_blocking = True
         Py_INCREF(<PyObject*>session)
         result[0] = <PyObject*>session
         return PYGEN_NEXT
@@ -351,6 +346,10 @@ cdef class Session(Puller):
         else:
             self._stranger, self._stranger_context = callback, context
 
+    cdef bint is_awaited(self):
+        """Return whether a task waits: it holds on to that, and will be told."""
+        return (self._callback if self._own else self._stranger) is not None
+
     def cancel(self, msg=None):
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
         cdef bint waits = self.waits == FRAME or self.waits == DRAIN
@@ -522,6 +521,7 @@ cdef class Session(Puller):
 
     def close(self):
         """Close the coroutine; for whoever drops its task."""
+        self._callback = self._context = None
         if self.coro is not None:
             self.coro.close()
 

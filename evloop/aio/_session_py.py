@@ -60,15 +60,18 @@ _leave_task: Callable[[Any, Any], None] = asyncio.tasks._leave_task
 
 
 class Wait:
-    """What ``recv()``, ``drain()`` and ``async for`` await; as good as a coroutine."""
+    """What ``recv()``, ``drain()`` and ``async for`` await; as good as a coroutine.
 
-    __slots__ = ("session", "end", "kind", "suspended")
+    There is one of each kind for a connection, whoever awaits it: so it may be resumed, thrown at and closed by somebody
+    who never waited, such as a task that is cancelled before its first step, while somebody else does.
+    """
+
+    __slots__ = ("session", "end", "kind")
 
     def __init__(self, session: Session, kind: int) -> None:
         self.session: Session | None = session  # None once that is over
         self.end: End | None = None  # and then this
         self.kind = kind
-        self.suspended = False  # the session waits, and for this
 
     def __await__(self) -> Wait:
         return self
@@ -83,12 +86,11 @@ class Wait:
             raise self.end.tell(self.kind == FOLLOWING)
         if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
-        self.suspended = False
         result = session.look(self.kind)
         if result is not NO_FRAME:
             raise StopIteration(result)
         session.waits = DRAIN if self.kind == DRAINED else FRAME
-        session._asyncio_future_blocking = self.suspended = True
+        session._asyncio_future_blocking = True
         return session
 
     def send(self, value: Any) -> Any:
@@ -96,16 +98,14 @@ class Wait:
         return self.__next__()
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
-        """Wait no more, and raise."""
-        self.close()
+        """Raise; whoever waited has been relieved of that, or it is not the one this is meant for."""
         raise exception_of(kind, value, traceback)
 
     def close(self) -> None:
-        """Wait no more."""
-        if self.suspended:
-            self.suspended = False
-            if self.session is not None:
-                self.session.waits = NOTHING
+        """Wait no more, unless a task does."""
+        session = self.session
+        if session is not None and not session.is_awaited():
+            session.waits = NOTHING
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__name__", "__qualname__"):  # asyncio's repr of a task asks
@@ -312,6 +312,10 @@ class Session(Puller):
         else:
             self._stranger, self._stranger_context = callback, context
 
+    def is_awaited(self) -> bool:
+        """Return whether a task waits: it holds on to that, and will be told."""
+        return (self._callback if self._own else self._stranger) is not None
+
     def cancel(self, msg: Any = None) -> bool:
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
         waits = self.waits == FRAME or self.waits == DRAIN
@@ -449,6 +453,7 @@ class Session(Puller):
 
     def close(self) -> None:
         """Close the coroutine; for whoever drops its task."""
+        self._callback = self._context = None
         if self.coro is not None:
             self.coro.close()
 

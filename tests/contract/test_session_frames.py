@@ -127,8 +127,7 @@ def test_session_farewell_of_a_handler_that_is_told_of_the_end_leaves_with_one_s
     stage.turn(3)
     peer.fin()
     other.protocol.stop()
-    stage.until(lambda: len(stage.lost) == 1 and len(peer.frames) == 20)
-    stage.settle()
+    stage.until(lambda: len(stage.lost) == 2 and len(peer.frames) == 20)
     assert (kernel.sends(conn), kernel.sends(other)) == (1, 1)
 
 
