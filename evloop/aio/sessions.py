@@ -74,6 +74,13 @@ def loop_of_its_own() -> Iterator[EventLoop]:
 def _cancel_all_tasks(loop: EventLoop) -> None:
     """Cancel every task of the loop and let it end; what one raises instead goes to the exception handler."""
     tasks = asyncio.all_tasks(loop)
+    if not tasks:  # of which gather() would ask for a loop
+        return
     for task in tasks:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    for task in tasks:
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None:
+            context = {"message": "Unhandled exception as serve() ended", "exception": exc, "task": task}
+            loop.call_exception_handler(context)
