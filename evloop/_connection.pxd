@@ -45,11 +45,10 @@ cdef enum:                        # STATES, by number
     LINGERING
     CLOSED
 
-cdef enum:                        # what the coroutine of a Puller is suspended for
+cdef enum:                        # what somebody waits for whom a Puller resumes
     NOTHING
     FRAME
-    DRAIN
-    CANCELLED                     # nothing any more: it is told so in a later turn
+    CANCELLED                     # nothing any more: which is told in a later turn
 
 
 cdef class Puller:                # a protocol that takes the frames itself, when its coroutine asks for one

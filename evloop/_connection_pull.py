@@ -25,8 +25,8 @@ PULL_SLOTS = ("_puller", "_delivering", "_pull_room")
 # What _take_frame() returns where there is no frame to be had now: a frame may be anything.
 NO_FRAME = object()
 
-# What the coroutine of a Puller is suspended for; CANCELLED: nothing any more, of which it is told in a later turn.
-NOTHING, FRAME, DRAIN, CANCELLED = range(4)
+# What somebody waits for whom a Puller resumes; CANCELLED: nothing any more, which is told in a later turn.
+NOTHING, FRAME, CANCELLED = range(3)
 
 
 class Puller:
@@ -104,7 +104,7 @@ class Pulling:
     def drain(self) -> Awaitable[None]:
         """Wait until the output is down to ``Limits.low_water``, if it was above ``high_water``; for coroutines.
 
-        Below it returns without suspending.  Raises as :meth:`recv`, once the connection is closing.
+        Any number of them, also while another one waits in :meth:`recv`.  Below it returns without suspending.  Raises as :meth:`recv`, once the connection is closing.
         """
         return self._pulled().drain
 

@@ -9,7 +9,7 @@ Rule: nothing in this file may parse bytes, write to a socket or touch the wheel
 cimport cython
 from cpython.object cimport PyObject
 
-from evloop._connection cimport CANCELLED, DRAIN, FRAME, NOTHING, OPEN, Connection, Puller
+from evloop._connection cimport CANCELLED, FRAME, NOTHING, OPEN, Connection, Puller
 from evloop._reactor cimport Core
 
 import asyncio
@@ -25,6 +25,7 @@ from evloop.aio._session_shared import (
     finish,
     is_coroutine,
     no_coroutine,
+    release,
 )
 from evloop.errors import CloseReason
 
@@ -106,7 +107,7 @@ cdef class Wait:
 
     def close(self):
         """Wait no more, unless a task does."""
-        if self.session is not None and not self.session.is_awaited():
+        if self.session is not None and self.kind != DRAINED and not self.session.is_awaited():
             self.session.waits = NOTHING
 
     def __getattr__(self, name):
@@ -119,11 +120,13 @@ cdef class Wait:
         cdef Session session = self.session
         if session is None:
             raise self.end.tell(self.kind == FOLLOWING)
+        if self.kind == DRAINED:
+            return session.room(result)
         if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
         if session.look(self.kind, result):
             return PYGEN_RETURN
-        session.waits = DRAIN if self.kind == DRAINED else FRAME
+        session.waits = FRAME
         session._asyncio_future_blocking = True
         Py_INCREF(<PyObject*>session)
         result[0] = <PyObject*>session
@@ -162,6 +165,7 @@ cdef class Session(Puller):
     cdef object _outcome          # what the coroutine has yielded, returned or raised
     cdef object _to_cancel        # a future, and on whose behalf, or None
     cdef object _late             # the cancellation that the next step is to deliver
+    cdef list _draining           # futures of drain()
     cdef list _closing            # futures of wait_closed()
 
     def __init__(self, handler=None, made=None):
@@ -200,17 +204,13 @@ cdef class Session(Puller):
 
     def resume_writing(self):
         """Tell who waits in ``drain()``."""
-        if self.waits == DRAIN:
-            self.wake()
+        self._draining = release(self._draining)
 
     def connection_lost(self, exc):
         """Tell whoever still waits."""
         self._lost, self._exc = True, exc
         self.closing()
-        waiters, self._closing = self._closing, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        self._closing = release(self._closing)
         if self.task is None:
             self._let_go()
 
@@ -277,33 +277,50 @@ cdef class Session(Puller):
         return self.wake() if self.waits == FRAME else 0
 
     cdef int closing(self) except -1:
-        return self._wake_soon() if self.waits == FRAME or self.waits == DRAIN else 0
+        if self.waits == FRAME:
+            self._wake_soon()
+        self._draining = release(self._draining)
+        return 0
 
     # --- what a coroutine waits for --------------------------------------------------------------------------------
 
     cdef bint look(self, int kind, PyObject** result) except -1:
-        """Store what was asked for and return true; false: it is not there yet.  Raises what ended the connection."""
+        """Store the next frame and return true; false: it is not there yet.  Raises what ended the connection."""
         cdef Connection conn = self.conn
-        if kind == DRAINED:
-            if conn is not None and conn._state == OPEN:
-                if conn._full:
-                    return False
-                Py_INCREF(<PyObject*>None)
-                result[0] = <PyObject*>None
-                return True
-        elif self._handed is not None:
+        if self._handed is not None:
             Py_INCREF(<PyObject*>self._handed)
             result[0] = <PyObject*>self._handed
             self._handed = None
             return True
-        elif conn is not None and not self._stopping:
+        if conn is not None and not self._stopping:
             result[0] = conn._take_frame()
             if result[0] is not NULL:
                 return True
             if conn._state == OPEN and not self._eof:
                 return False
+        raise self._told_end(kind)
+
+    cdef int room(self, PyObject** result) except -1:
+        """What Wait.poll does for drain(): with an ordinary future.  Raises what ended the connection."""
+        cdef Connection conn = self.conn
+        if conn is None or conn._state != OPEN:
+            raise self._told_end(DRAINED)
+        if not conn._full:
+            Py_INCREF(<PyObject*>None)
+            result[0] = <PyObject*>None
+            return PYGEN_RETURN
+        if self._draining is None:
+            self._draining = []
+        waiter = self.loop.create_future()
+        waiter._asyncio_future_blocking = True
+        self._draining.append(waiter)
+        Py_INCREF(<PyObject*>waiter)
+        result[0] = <PyObject*>waiter
+        return PYGEN_NEXT
+
+    cdef object _told_end(self, int kind):
         self._end.note(self._why(), self.exc)
-        raise self._end.tell(kind == FOLLOWING)
+        return self._end.tell(kind == FOLLOWING)
 
     cdef object _why(self):
         return self.reason if self.conn is None or self.conn.close_reason is None else self.conn.close_reason
@@ -352,7 +369,7 @@ cdef class Session(Puller):
 
     def cancel(self, msg=None):
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
-        cdef bint waits = self.waits == FRAME or self.waits == DRAIN
+        cdef bint waits = self.waits == FRAME
         if self._running:
             # Or a task that has begun to wait meanwhile is told so; to be resumed for nothing does no harm.
             self._cancel_asked = True

@@ -28,7 +28,7 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evloop._connection_pull import CANCELLED, DRAIN, FRAME, NO_FRAME, NOTHING, Puller
+from evloop._connection_pull import CANCELLED, FRAME, NO_FRAME, NOTHING, Puller
 from evloop._connection_shared import STATES
 from evloop.aio._session_shared import (
     COROUTINE_NAMES,
@@ -39,6 +39,7 @@ from evloop.aio._session_shared import (
     finish,
     is_coroutine,
     no_coroutine,
+    release,
 )
 from evloop.errors import CloseReason
 
@@ -84,12 +85,17 @@ class Wait:
         if session is None:
             assert self.end is not None
             raise self.end.tell(self.kind == FOLLOWING)
+        if self.kind == DRAINED:
+            waiter = session.room()
+            if waiter is None:
+                raise StopIteration
+            return waiter
         if session.waits != NOTHING:  # of which whoever is resumed has been relieved
             raise concurrent_wait(NAMES[self.kind])
         result = session.look(self.kind)
         if result is not NO_FRAME:
             raise StopIteration(result)
-        session.waits = DRAIN if self.kind == DRAINED else FRAME
+        session.waits = FRAME
         session._asyncio_future_blocking = True
         return session
 
@@ -104,7 +110,7 @@ class Wait:
     def close(self) -> None:
         """Wait no more, unless a task does."""
         session = self.session
-        if session is not None and not session.is_awaited():
+        if session is not None and self.kind != DRAINED and not session.is_awaited():
             session.waits = NOTHING
 
     def __getattr__(self, name: str) -> Any:
@@ -155,6 +161,7 @@ class Session(Puller):
         self._outcome: Any = None  # what the coroutine has yielded, returned or raised
         self._to_cancel: tuple[Any, asyncio.CancelledError] | None = None  # a future, and on whose behalf
         self._late: asyncio.CancelledError | None = None  # the cancellation that the next step is to deliver
+        self._draining: list[asyncio.Future[None]] | None = None  # of drain()
         self._closing: list[asyncio.Future[None]] | None = None  # of wait_closed()
 
     # --- the protocol ----------------------------------------------------------------------------------------------
@@ -187,17 +194,13 @@ class Session(Puller):
 
     def resume_writing(self) -> None:
         """Tell who waits in ``drain()``."""
-        if self.waits == DRAIN:
-            self.wake()
+        self._draining = release(self._draining)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever still waits."""
         self._lost, self._exc = True, exc
         self.closing()
-        waiters, self._closing = self._closing, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        self._closing = release(self._closing)
         if self.task is None:
             self._let_go()
 
@@ -252,23 +255,41 @@ class Session(Puller):
             self.wake()
 
     def closing(self) -> None:
-        if self.waits == FRAME or self.waits == DRAIN:
+        if self.waits == FRAME:
             self._wake_soon()
+        self._draining = release(self._draining)
 
     # --- what a coroutine waits for --------------------------------------------------------------------------------
 
     def look(self, kind: int) -> Any:
-        """Return what was asked for, NO_FRAME if it is not there yet.  Raises what ended the connection."""
+        """Return the next frame, NO_FRAME if it is not there yet.  Raises what ended the connection."""
         conn = self.conn
-        if kind == DRAINED:
-            if conn is not None and conn._state is OPEN:
-                return NO_FRAME if conn._full else None
-        elif conn is not None and not self._stopping:
+        if conn is not None and not self._stopping:
             frame = conn._take_frame()
             if frame is not NO_FRAME or (conn._state is OPEN and not self._eof):
                 return frame
+        raise self._told_end(kind)
+
+    def room(self) -> asyncio.Future[None] | None:
+        """Return None if there is room in the output, else a future to be yielded.  Raises what ended the connection.
+
+        An ordinary future, since it is for any number of tasks; where there is no room a turn more is no loss.
+        """
+        conn = self.conn
+        if conn is None or conn._state is not OPEN:
+            raise self._told_end(DRAINED)
+        if not conn._full:
+            return None
+        if self._draining is None:
+            self._draining = []
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        waiter._asyncio_future_blocking = True
+        self._draining.append(waiter)
+        return waiter
+
+    def _told_end(self, kind: int) -> BaseException:
         self._end.note(self._why(), self.exc)
-        raise self._end.tell(kind == FOLLOWING)
+        return self._end.tell(kind == FOLLOWING)
 
     def _why(self) -> CloseReason:
         reason: CloseReason | None = None if self.conn is None else self.conn.close_reason
@@ -318,7 +339,7 @@ class Session(Puller):
 
     def cancel(self, msg: Any = None) -> bool:
         """Have :meth:`result` raise; return whether it will.  Not while the coroutine runs: its task is told so."""
-        waits = self.waits == FRAME or self.waits == DRAIN
+        waits = self.waits == FRAME
         if self._running:
             # Or a task that has begun to wait meanwhile is told so; to be resumed for nothing does no harm.
             self._cancel_asked = True

@@ -54,6 +54,13 @@ def concurrent_wait(name: str) -> RuntimeError:
     return RuntimeError(f"{name}() called while another coroutine waits for the same connection")
 
 
+def release(waiters: list[asyncio.Future[None]] | None) -> None:
+    """Have all of the futures done; return None, to be their list from now on."""
+    for waiter in waiters or ():
+        if not waiter.done():
+            waiter.set_result(None)
+
+
 class End:
     """What somebody is told who asks a connection for more after its end.
 
