@@ -17,7 +17,8 @@ happened that it could not have seen: cancellation, time-outs, task groups and c
 A cancellation that the coroutine asks for while it runs so is its task's to keep (``cancel()`` answers False, upon
 which the task notes it), and is delivered where the task would have: at the next thing that is waited for.
 
-Rule: nothing in this file may parse bytes, write to a socket or touch the wheel.
+Rule: nothing in this file may parse bytes, write to a socket or touch the wheel; no frame that an exception passes may
+keep that exception, which knows the frame: in a circle both would wait for the collector.
 Read next: ``_connection_pull.py``, ``_session_shared.py``.
 """
 
@@ -105,7 +106,10 @@ class Wait:
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         """Raise; whoever waited has been relieved of that, or it is not the one this is meant for."""
-        raise exception_of(kind, value, traceback)
+        try:
+            raise exception_of(kind, value, traceback)
+        finally:
+            del kind, value  # the traceback knows this frame: see the Rule
 
     def close(self) -> None:
         """Wait no more, unless a task does."""
@@ -389,14 +393,20 @@ class Session(Puller):
     def _call_back(self) -> None:
         callback, self._callback = self._callback, None
         context, self._context = self._context, None
-        if callback is not None and context is not None:
-            context.run(callback, self)
+        try:
+            if callback is not None and context is not None:
+                context.run(callback, self)
+        finally:
+            del callback  # a task, and with that what it has raised
 
     def _call_stranger(self) -> None:
         callback, self._stranger = self._stranger, None
         context, self._stranger_context = self._stranger_context, None
-        if callback is not None and context is not None:
-            context.run(callback, self)
+        try:
+            if callback is not None and context is not None:
+                context.run(callback, self)
+        finally:
+            del callback  # a task, and with that what it has raised
 
     # --- the coroutine ---------------------------------------------------------------------------------------------
 
@@ -466,11 +476,17 @@ class Session(Puller):
             return self._tell()
         if self._told == RETURNED:
             self._told, self._outcome = TOLD, None
-            raise exc
+            try:
+                raise exc
+            finally:
+                del exc, kind, value
         late, self._late = self._late, None
         if late is not None and not isinstance(exc, asyncio.CancelledError):
             exc = late
-        return self._drive(exc, None)
+        try:
+            return self._drive(exc, None)
+        finally:
+            del exc, kind, value, late
 
     def close(self) -> None:
         """Close the coroutine; for whoever drops its task."""
@@ -494,7 +510,10 @@ class Session(Puller):
             return outcome
         if told == RETURNED:
             raise StopIteration(outcome)
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
     def _drive(self, exc: BaseException | None, value: Any) -> Any:
         """Resume the coroutine as its task has asked; what it sends leaves with one send."""
@@ -506,6 +525,7 @@ class Session(Puller):
             result = self.coro.send(value) if exc is None else self.coro.throw(exc)
         finally:
             conn._corked = corked
+            del exc
             reactor.dispatching = outer
             if not corked:
                 conn.flush()
