@@ -10,6 +10,7 @@ Also ``asyncio.Runner(loop_factory=evloop.aio.new_event_loop)``, and ``uvicorn -
 """
 
 from evloop.aio.client import connect
+from evloop.aio.frames import BufferedFrames
 from evloop.aio.loop import EventLoop, EventLoopPolicy, new_event_loop, run
 from evloop.aio.streams import (
     StreamReader,
@@ -28,6 +29,7 @@ __all__ = [
     "new_event_loop",
     "run",
     # frames
+    "BufferedFrames",
     "connect",
     # asyncio's streams
     "StreamReader",
