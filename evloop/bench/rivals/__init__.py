@@ -28,6 +28,7 @@ class Rival(NamedTuple):
     tuned: bool = False  # with TUNED_MALLOC
     arguments: tuple[str, ...] = ()
     raw: bool = False  # echoes bytes as they come; only raw cases are for it, and all others for the rest
+    program: str = ""  # the file of which this is the program in another's terms; empty: its own
 
     @property
     def path(self) -> pathlib.Path:
@@ -45,6 +46,15 @@ class Rival(NamedTuple):
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
     @property
+    def on_aio(self) -> bool:
+        """Whether it is a program of asyncio on evloop's event loop."""
+        return self.arguments[:1] == ("evloop.aio",)
+
+    def is_like(self, other: Rival) -> bool:
+        """Whether it is the same program as another row, on another loop."""
+        return (self.program or self.file) == (other.program or other.file)
+
+    @property
     def ours(self) -> bool:
         """Whether it is evloop."""
         return self.name.startswith("evloop-")
@@ -54,13 +64,17 @@ class Rival(NamedTuple):
 _LOOPS = {"evloop.aio": (), "uvloop": ("uvloop",), "aiofastnet": ("aiofastnet", "uvloop"), "asyncio": ()}
 
 
+def _both(rival: Rival) -> list[Rival]:
+    """Return the two rows of a program of asyncio's family, one for each setting of malloc."""
+    return [rival, rival._replace(name=rival.name + TUNED, tuned=True)]
+
+
 def _on(loops: str, kind: str) -> list[Rival]:
-    """Return the rows of one program of asyncio, under both settings of malloc on each of the *loops*."""
+    """Return the rows of one program of asyncio on each of the *loops*."""
     rows = []
     for loop in loops.split():
         name = f"{loop.replace('.', '-')}-{kind}"
-        rival = Rival(name, f"asyncio_{kind}.py", _LOOPS[loop], arguments=(loop,), raw=kind == "raw")
-        rows += [rival, rival._replace(name=name + TUNED, tuned=True)]
+        rows += _both(Rival(name, f"asyncio_{kind}.py", _LOOPS[loop], arguments=(loop,), raw=kind == "raw"))
     return rows
 
 
@@ -79,8 +93,8 @@ RIVALS: dict[str, Rival] = {
         Rival("evloop-coroutine", "evloop_coroutine.py"),
         Rival("evloop-pure", "evloop_pure.py"),
         *_on("evloop.aio uvloop aiofastnet asyncio", "protocol"),
-        *_on("evloop.aio uvloop asyncio", "streams"),
-        Rival("evloop-streams", "evloop_streams.py", arguments=("evloop.aio",)),
+        *_on("evloop.aio uvloop aiofastnet asyncio", "streams"),
+        *_both(Rival("evloop-streams", "evloop_streams.py", arguments=("evloop.aio",), program="asyncio_streams.py")),
         C_RAW,
         *_on("evloop.aio uvloop aiofastnet asyncio", "raw"),
         Rival("gevent-server", "gevent_server.py", ("gevent",)),

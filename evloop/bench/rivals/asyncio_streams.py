@@ -1,6 +1,6 @@
-"""An echo server of frames: asyncio's streams on any loop, readexactly for the header and for the payload.
+"""An echo server of frames: streams as asyncio has them, readexactly for the header and for the payload.
 
-usage: asyncio_streams.py asyncio|uvloop|evloop.aio
+usage: asyncio_streams.py asyncio|uvloop|aiofastnet|evloop.aio
 """
 # mypy: ignore-errors
 
@@ -27,4 +27,4 @@ async def echo(reader, writer):
 
 
 if __name__ == "__main__":
-    loops.main(lambda: asyncio.start_server(echo, "127.0.0.1", 0))
+    loops.serve_streams(echo)

@@ -23,6 +23,18 @@ def main(listen):
     importlib.import_module(LOOPS[sys.argv[1]]).run(program())
 
 
+def serve_streams(handler):
+    """Serve connections that each have a reader, a writer and a task of *handler*, as :func:`main` does."""
+
+    def listen():
+        if sys.argv[1] == "aiofastnet":
+            loop = asyncio.get_running_loop()
+            return importlib.import_module("aiofastnet").start_server(loop, handler, "127.0.0.1", 0)
+        return asyncio.start_server(handler, "127.0.0.1", 0)
+
+    main(listen)
+
+
 def serve_protocol(protocol):
     """Serve connections that each have a *protocol* of their own, as :func:`main` does."""
 
