@@ -214,7 +214,7 @@ class BufferedFrames(asyncio.BufferedProtocol):
         if not (self._pending or self._paused or self._fault):
             return self._tell_eof()
         # It is told when its turn comes.  TLS closes in any case, and has words for whoever asks for anything else.
-        return not self._closing and self.transport.get_extra_info("sslcontext") is None
+        return not (self._closing or self._over_tls())
 
     def _pause_writing(self) -> None:
         if self._resumed:  # and nobody has been told yet: it stays as it was
@@ -231,10 +231,15 @@ class BufferedFrames(asyncio.BufferedProtocol):
 
     def _lost(self, exc: BaseException | None) -> None:
         self._gone, self._full = True, False
+        # Python 3.10 tells of the end of a TLS stream by this alone.
+        self._eof = self._eof or self._over_tls()
         if exc is None and self._eof and not (self._eof_told or self._closing):
             self._continue_soon()  # the stream was whole: what is held of it comes first
         else:
             self._tell_lost(exc)
+
+    def _over_tls(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
 
     # --- input --------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ import contextlib
 import gc
 import random
 import socket
+import sys
 import threading
 import weakref
 
 import pytest
+from aioloops import old_tls
 from tlspeers import foreign_client, foreign_server
 
 import evloop.aio
@@ -634,6 +636,7 @@ def test_client_and_unix_socket_work_as_well(run, tmp_path):
     run(program)
 
 
+@old_tls
 @pytest.mark.parametrize("upgrade", [False, True], ids=["tls", "start_tls"])
 def test_tls_below_changes_nothing(run, upgrade):
     """asyncio's TLS reads into the buffer of a protocol, too; and ends both directions at once."""
@@ -668,13 +671,14 @@ def test_tls_below_changes_nothing(run, upgrade):
         assert client.frames == [b"a", b"x" * MIB]
         client.send_many([b"hold", b"kept", b"kept, too"])
         client.close()
-        await until(lambda: client.lost)
-        await until(lambda: made[0].transport.is_closing())
+        await until(lambda: made[0].frames[-1] == b"hold")
+        if sys.version_info >= (3, 11):  # before, TLS that is paused does not even read the peer's goodbye
+            await until(lambda: client.lost and made[0].transport.is_closing())
         for _ in range(20):
             await asyncio.sleep(0)
         assert made[0].events == ["made"]
         made[0].resume_reading()
-        await until(lambda: made[0].lost)
+        await until(lambda: made[0].lost and client.lost)
         assert made[0].frames[-3:] == [b"hold", b"kept", b"kept, too"]
         assert made[0].events == ["made", "eof", None]
         server.close()

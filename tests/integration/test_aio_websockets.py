@@ -7,7 +7,7 @@ import asyncio
 import os
 
 import pytest
-from aioloops import run_program, until
+from aioloops import old_tls, run_program, until
 from tlspeers import foreign_client, foreign_server
 from websockets.asyncio.client import connect, unix_connect
 from websockets.asyncio.server import serve, unix_serve
@@ -202,6 +202,7 @@ def test_websocket_slow_reader_holds_the_sender_back(run_program):
     run_program(program)
 
 
+@old_tls
 def test_websocket_over_tls_and_unix_sockets_works_as_well(run_program, tmp_path):
     """The same library on the two other transports."""
 
