@@ -88,8 +88,27 @@ def test_readme_server_and_client_run_as_printed(tmp_path):
         assert server.wait(10) == 0
 
 
+def test_readme_coroutines_run_as_printed(tmp_path):
+    """Both ends of the same, as somebody with asyncio code copies them."""
+    server_code = next(block for block in README_BLOCKS if "async def session" in block)
+    client_code = next(block for block in README_BLOCKS if "evloop.aio.run(ask())" in block)
+    ready = "ready=lambda server: print(server.address.port, flush=True)"
+    server_code = "import evloop\n" + server_code.replace('"127.0.0.1:9000")', f'"127.0.0.1:0", {ready})')
+    command = [sys.executable, "-W", "error", "-c", server_code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        try:
+            port = server.stdout.readline().strip()
+            client_code = client_code.replace("9000", port).replace("evloop.aio.run(", "answer = evloop.aio.run(")
+            names = {}
+            exec(compile(client_code, "README.md", "exec"), names)
+            assert names["answer"] == b"HELLO"
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
 def test_readme_framings_and_protocol_are_valid():
     """The other examples are executed as far as they do not serve."""
     for block in README_BLOCKS[2:]:
-        code = "\n".join(line for line in block.splitlines() if "evloop.serve(" not in line)
+        code = "\n".join(line for line in block.splitlines() if not re.match(r"evloop\.(serve|aio\.run)\(", line))
         exec(compile(code, "README.md", "exec"), {"evloop": evloop})
