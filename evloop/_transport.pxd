@@ -42,7 +42,9 @@ cdef class SocketTransport(Endpoint):
     cdef readonly object _protocol
     cdef CProtocol _c_protocol    # the same, if its kind is that
     cdef object _read_context, _write_context
-    # output, beside what lies in the core's gather: never in both
+    # output: the one thing that was written since the protocol is being called, or what lies in the core's gather, or
+    # the chunks; never two of them
+    cdef bytes _written
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
     cdef Py_ssize_t _queued       # bytes of the chunks that wait
@@ -74,11 +76,13 @@ cdef class SocketTransport(Endpoint):
     cdef int _write_any(self, object data) except -1
     cdef bint _may_write(self, str verb, bint some) except -1
     cdef int _put(self, bytes owner, const char* data, Py_ssize_t size) except -1
-    cdef bint _gather(self, const char* data, Py_ssize_t size) except -1
+    cdef bint _has_gathered(self) noexcept
+    cdef bint _gather(self, bytes owner, const char* data, Py_ssize_t size) except -1
     cdef int _flush_gather(self, bytes owner, const char* data, Py_ssize_t size) except -1
     cdef int _keep(self, bytes owner, const char* data, Py_ssize_t size, Py_ssize_t sent) except -1
     cdef int _send_chunks(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1
+    cdef void _drop_gathered(self) noexcept
     cdef void _drop_output(self) noexcept
     cdef int _start_writing(self) except -1
     cdef Py_ssize_t _output(self) noexcept

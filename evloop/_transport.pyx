@@ -371,8 +371,7 @@ cdef class SocketTransport(Endpoint):
         """Let go of the copy of the fd in a child process, without a word to anybody."""
         self.closed = self._closing = self._odd = True
         self._conn_lost += 1
-        if self.core.gather_owner is <void*>self:
-            self.core.gather_owner = NULL
+        self._drop_gathered()
         self._drop_output()
         self._close_socket()
 
@@ -552,7 +551,7 @@ cdef class SocketTransport(Endpoint):
 
     cdef int _uncork(self, unsigned char corked) except -1:
         self._corked = corked
-        if not corked and self.core is not None and self.core.gather_owner is <void*>self:
+        if not corked and self._has_gathered():
             return self._flush_gather(None, NULL, 0)
         return 0
 
@@ -643,9 +642,9 @@ cdef class SocketTransport(Endpoint):
         if size == 0:
             return 0
         if self._queued == 0:
-            if self._corked and self._gather(data, size):
+            if self._corked and self._gather(owner, data, size):
                 return 0
-            if self.core.gather_owner is <void*>self:
+            if self._has_gathered():
                 return self._flush_gather(owner, data, size)
             sent = self.core.sys.send(self._sock_fd, data, size, MSG_NOSIGNAL)
             if sent == size:
@@ -658,21 +657,36 @@ cdef class SocketTransport(Endpoint):
         self._keep(owner, data, size, sent)
         return self._pause_if_high()
 
-    cdef bint _gather(self, const char* data, Py_ssize_t size) except -1:
-        """Copy to where one send will take it from; False: that would not do."""
+    cdef bint _has_gathered(self) noexcept:
+        return self._written is not None or (self.core is not None and self.core.gather_owner is <void*>self)
+
+    cdef bint _gather(self, bytes owner, const char* data, Py_ssize_t size) except -1:
+        """Hold back for the one send to come; False: that would not do.
+
+        The first bytes object is referenced, since often it stays the only one; with a second one both are copied.
+        """
         cdef Core core = self.core
         cdef unsigned char* memory
+        cdef Py_ssize_t before = 0
         if size > COPIED:
             return False
-        if core.gather_owner is NULL:
-            if size > self._gather_room:
+        if core.gather_owner is not <void*>self:
+            if self._written is not None:
+                before = PyBytes_GET_SIZE(self._written)
+            if before + size > self._gather_room:
+                return False
+            if owner is not None and before == 0:
+                self._written = owner
+                return True
+            if core.gather_owner is not NULL:
                 return False
             memory = core.gather_memory()
+            if before:
+                memcpy(memory, PyBytes_AS_STRING(self._written), before)
+                self._written = None
             core.gather_owner = <void*>self
-            core.gathered = size
-            memcpy(memory, data, size)
-            return True
-        if core.gather_owner is not <void*>self or core.gathered + size > self._gather_room:
+            core.gathered = before
+        elif core.gathered + size > self._gather_room:
             return False
         memcpy(core.gather + core.gathered, data, size)
         core.gathered += size
@@ -681,17 +695,23 @@ cdef class SocketTransport(Endpoint):
     cdef int _flush_gather(self, bytes owner, const char* data, Py_ssize_t size) except -1:
         """Send what was gathered, if anything, and *size* bytes behind it."""
         cdef Core core = self.core
+        cdef bytes written = self._written
+        cdef const char* first
         cdef Py_ssize_t gathered, sent
         cdef iovec parts[2]
         cdef msghdr message
-        if core is None or core.gather_owner is not <void*>self:
-            return 0
-        gathered = core.gathered
-        core.gather_owner = NULL  # its memory is not touched below before it is kept
-        if size == 0:
-            sent = core.sys.send(self._sock_fd, core.gather, gathered, MSG_NOSIGNAL)
+        if written is not None:
+            self._written = None
+            first, gathered = PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written)
+        elif core is not None and core.gather_owner is <void*>self:
+            core.gather_owner = NULL  # its memory is not touched below before it is kept
+            first, gathered = <const char*>core.gather, core.gathered
         else:
-            parts[0].iov_base, parts[0].iov_len = core.gather, gathered
+            return 0
+        if size == 0:
+            sent = core.sys.send(self._sock_fd, first, gathered, MSG_NOSIGNAL)
+        else:
+            parts[0].iov_base, parts[0].iov_len = <void*>first, gathered
             parts[1].iov_base, parts[1].iov_len = <void*>data, size
             memset(&message, 0, sizeof(message))
             message.msg_iov, message.msg_iovlen = parts, 2
@@ -703,7 +723,7 @@ cdef class SocketTransport(Endpoint):
                 return self._write_failed(errno)
             sent = 0
         if sent < gathered:
-            self._keep(None, <const char*>core.gather, gathered, sent)
+            self._keep(written, first, gathered, sent)
             sent = gathered
         if size:
             self._keep(owner, data, size, sent - gathered)
@@ -775,14 +795,21 @@ cdef class SocketTransport(Endpoint):
             self._first = 0
         return 0
 
+    cdef void _drop_gathered(self) noexcept:
+        self._written = None
+        if self.core.gather_owner is <void*>self:
+            self.core.gather_owner = NULL
+
     cdef void _drop_output(self) noexcept:
         self._chunks = None
         self._queued = self._first = self._offset = 0
 
     cdef Py_ssize_t _output(self) noexcept:
         """Return the bytes that wait for the kernel to take them."""
+        if self._written is not None:
+            return PyBytes_GET_SIZE(self._written)
         if self.core is not None and self.core.gather_owner is <void*>self:
-            return self._queued + self.core.gathered
+            return self.core.gathered
         return self._queued
 
     cdef int writable(self) except -1:
@@ -979,6 +1006,7 @@ cdef class SocketTransport(Endpoint):
         """Close the socket, and hold nothing any more."""
         server, self._server = self._server, None
         self._odd = True
+        self._drop_gathered()
         try:
             self.core.forget(self)
             self.closed = True
