@@ -17,9 +17,12 @@ cdef class CProtocol:
     cdef int c_data_received(self, const unsigned char* data, Py_ssize_t size) except -1
 
 
-cdef class BulkMemory:            # of one loop: the memory of bulk reads that nobody has kept
-    cdef PyObject* _spare[ROOMS]   # bytes objects with one reference, or NULL
+cdef class ReadMemory:            # of one loop: bytes objects that nobody has kept, each with one reference, or NULL
+    cdef PyObject* _last          # the last small one
+    cdef PyObject* _spare[ROOMS]  # for bulk reads
 
+    cdef object copy(self, const char* data, Py_ssize_t size)
+    cdef void give_copy(self, object body) noexcept
     cdef PyObject* take(self, int room) except NULL
     cdef void give(self, PyObject* body, int room) noexcept
 
@@ -50,7 +53,7 @@ cdef class SocketTransport(Endpoint):
     cdef Py_ssize_t _queued       # bytes of the chunks that wait
     cdef Py_ssize_t _high_water, _low_water
     cdef Py_ssize_t _gather_room  # up to here writes gather
-    cdef BulkMemory _bulk
+    cdef ReadMemory _memory
     # what is asked for rarely
     cdef object _socket           # the socket object that owns the fd; None: nobody has asked for one
     cdef dict _given              # what get_extra_info answers with
@@ -101,7 +104,7 @@ cdef class Listener(Endpoint):
     cdef dict _more
     cdef int _batch
     cdef bint _plain              # transports are made here
-    cdef BulkMemory _bulk
+    cdef ReadMemory _memory
 
     cdef bint _accept_one(self) except -1
     cdef int _accepted(self, int fd, unsigned char* address, socklen_t size) except -1

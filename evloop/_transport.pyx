@@ -120,18 +120,44 @@ cdef class CProtocol:
 
 
 @cython.final
-cdef class BulkMemory:
-    """The memory of bulk reads that nobody has kept: one object of each size, at most 480 KiB for a loop.
+cdef class ReadMemory:
+    """What was delivered and nobody has kept, for the next reads: 480 KiB for bulk reads, and one small object, a loop.
 
     A bytes object of 64 KiB and more comes from fresh pages each time: malloc maps it, or trims it off the heap when
-    it is freed, and the kernel clears page after page, which costs as much as the copy in.
+    it is freed, and the kernel clears page after page, which costs as much as the copy in.  A small one costs two calls
+    of malloc's, a third of what an echo of a kilobyte takes in user space; peers mostly send messages of one size.
+
+    Only whoever holds the one reference may give an object: nobody can see it change then.
     """
 
     def __dealloc__(self):
         cdef int room
+        if self._last is not NULL:
+            Py_DECREF(self._last)
         for room in range(ROOMS):
             if self._spare[room] is not NULL:
                 Py_DECREF(self._spare[room])
+
+    cdef object copy(self, const char* data, Py_ssize_t size):
+        """Return *size* bytes, fewer than LEAST_BULK or not, as a bytes object."""
+        cdef PyObject* body = self._last
+        if body is NULL or PyBytes_GET_SIZE(<object>body) != size:
+            return PyBytes_FromStringAndSize(data, size)
+        self._last = NULL
+        memcpy(PyBytes_AS_STRING(<object>body), data, size)
+        (<PyBytesObject*>body).ob_shash = -1
+        copied = <object>body
+        Py_DECREF(body)  # the variable has its own
+        return copied
+
+    cdef void give_copy(self, object body) noexcept:
+        """Keep for the next copy() what the caller alone has, unless it is large."""
+        cdef PyObject* former = self._last
+        if Py_REFCNT(<PyObject*>body) == 1 and PyBytes_GET_SIZE(body) < LEAST_BULK:
+            Py_INCREF(<PyObject*>body)
+            self._last = <PyObject*>body
+            if former is not NULL:
+                Py_DECREF(former)
 
     cdef PyObject* take(self, int room) except NULL:
         """Return a bytes object with memory for LEAST_BULK << room bytes, of any content; the caller's reference."""
@@ -178,7 +204,7 @@ cdef class SocketTransport(Endpoint):
         _ask(self._given, "sockname", sock.getsockname)
         _ask(self._given, "peername", sock.getpeername)
         self._socket, self._sock_fd, self._open = sock, sock.fileno(), True
-        self._bulk = loop._bulk_memory
+        self._memory = loop._read_memory
         base_events._set_nodelay(sock)
         self._begin(loop, protocol, waiter, server)
 
@@ -379,8 +405,10 @@ cdef class SocketTransport(Endpoint):
 
     cdef int readable(self) except -1:
         cdef Core core = self.core
+        cdef ReadMemory memory = self._memory
         cdef unsigned char* buffer
         cdef Py_ssize_t size
+        cdef object data
         if self._conn_lost:
             return 0
         if self._kind == BUFFER:
@@ -395,7 +423,10 @@ cdef class SocketTransport(Endpoint):
             return self._deliver_pointer(buffer, size)
         if size >= LEAST_BULK and not self._keeps:
             self._room = _room_for(size)
-        return self._deliver_data(PyBytes_FromStringAndSize(<char*>buffer, size))
+        data = memory.copy(<char*>buffer, size)
+        self._deliver_data(data)
+        memory.give_copy(data)
+        return 0
 
     cdef int _read_bulk(self) except -1:
         """Receive into what is delivered, and have its memory back if the protocol does not keep it.
@@ -405,18 +436,18 @@ cdef class SocketTransport(Endpoint):
         """
         cdef int room = self._room
         cdef Py_ssize_t full = LEAST_BULK << room
-        cdef BulkMemory bulk = self._bulk
-        cdef PyObject* body = bulk.take(room)
+        cdef ReadMemory memory = self._memory
+        cdef PyObject* body = memory.take(room)
         cdef Py_ssize_t size = self.core.sys.recv(self._sock_fd, PyBytes_AS_STRING(<object>body), full, 0)
         cdef object data
         if size <= 0:
-            bulk.give(body, room)
+            memory.give(body, room)
             return self._read_nothing(size)
         if 4 * size < full or self._keeps:
             try:
                 data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(<object>body), size)
             finally:
-                bulk.give(body, room)
+                memory.give(body, room)
             self._small += 1
             if self._small == FEW:
                 self._small = 0
@@ -437,7 +468,7 @@ cdef class SocketTransport(Endpoint):
                 body = <PyObject*>data
                 Py_INCREF(body)
                 data = None
-                bulk.give(body, room)
+                memory.give(body, room)
             elif self._queued == 0:  # else it may be our output that keeps it
                 self._keeps, self._room = True, -1
         return 0
@@ -1013,7 +1044,7 @@ cdef class SocketTransport(Endpoint):
             self._close_socket()
         finally:
             self._protocol = self._c_protocol = self._receive = self._receiver = None
-            self._read_context = self._write_context = self._bulk = None
+            self._read_context = self._write_context = self._memory = None
             self._reactor = self.core = None
             if server is not None:
                 if NAMED_CLIENTS:
@@ -1052,7 +1083,7 @@ cdef class Listener(Endpoint):
         # Of a kind whose addresses are read here, and which accept() makes nothing special of.
         self._plain = (plain and sslcontext is None and type(sock) is socket.socket
                        and sock.family in (AF_INET, AF_INET6, AF_UNIX))
-        self._bulk = loop._bulk_memory
+        self._memory = loop._read_memory
         self._context = PyContext_CopyCurrent()
         base_events._set_nodelay(sock)  # what is accepted inherits it (tcp(7))
         self.core.register(sock, EVENT_READ, self)
@@ -1132,7 +1163,7 @@ cdef class Listener(Endpoint):
         cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
         context = PyContext_Copy(self._context)
         Endpoint.__init__(transport, self._reactor)
-        transport._sock_fd, transport._open, transport._bulk = fd, True, self._bulk
+        transport._sock_fd, transport._open, transport._memory = fd, True, self._memory
         transport._given = _note_addresses(transport, address, size)
         PyContext_Enter(context)
         try:

@@ -19,12 +19,12 @@ from evloop._implementation import pure_wanted
 from evloop.reactor import EpollSelector
 
 if TYPE_CHECKING:
-    from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled, transport_of
+    from evloop._transport import ReadMemory, Listener, SocketTransport, is_compiled, transport_of
 elif pure_wanted():
     is_compiled = None
 else:
     try:
-        from evloop._transport import BulkMemory, Listener, SocketTransport, is_compiled, transport_of
+        from evloop._transport import ReadMemory, Listener, SocketTransport, is_compiled, transport_of
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._transport":
@@ -88,8 +88,8 @@ class Transports(_Base):
         return is_compiled is None or self._is_inherited() or not is_compiled(self)
 
     @functools.cached_property
-    def _bulk_memory(self) -> Any:
-        return BulkMemory()
+    def _read_memory(self) -> Any:
+        return ReadMemory()
 
     @functools.cached_property
     def _listeners(self) -> dict[int, Any]:
