@@ -19,12 +19,12 @@ from evloop._implementation import pure_wanted
 from evloop.reactor import EpollSelector
 
 if TYPE_CHECKING:
-    from evloop._transport import ReadMemory, Listener, SocketTransport, is_compiled, transport_of
+    from evloop._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
 elif pure_wanted():
     is_compiled = None
 else:
     try:
-        from evloop._transport import ReadMemory, Listener, SocketTransport, is_compiled, transport_of
+        from evloop._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
         if exc.name != "evloop._transport":
