@@ -58,7 +58,6 @@ cdef extern from "_awaitable.h":
     PyObject* evl_referent(PyObject* reference) noexcept
 
 cdef enum:
-    DEFAULT_LIMIT = 65536         # asyncio's
     # pymalloc's classes are 16 bytes apart; what holds a small message should hold the next one's header, too.
     FIRST_ROOM = 64
     # A buffer of this size and above is kept for the next reader, one a process: malloc maps and unmaps memory of
@@ -126,8 +125,8 @@ cdef char* new_memory(Py_ssize_t size, Py_ssize_t* room) except NULL:
 
 cdef void give_memory(char* memory, Py_ssize_t room) noexcept:
     global spare, spare_room
-    if SPARE_LEAST <= room <= SPARE_MOST and room > spare_room:
-        memory, spare = spare, memory
+    if SPARE_LEAST <= room <= SPARE_MOST:
+        memory, spare = spare, memory  # of the size of late
         spare_room = room
     PyMem_Free(memory)
 

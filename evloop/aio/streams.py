@@ -18,7 +18,7 @@ from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from evloop.aio._session_shared import current_tasks
-from evloop.aio.loop import AsyncioLifecycle
+from evloop.aio.loop import AsyncioLifecycle, EventLoop
 from evloop.reactor import IMPLEMENTATION
 
 __all__ = [
@@ -89,7 +89,10 @@ else:
 
 def _is_ours(loop: asyncio.AbstractEventLoop) -> bool:
     """Return whether the streams of a loop are to be compiled ones."""
-    return IMPLEMENTATION != "python" and isinstance(loop, AsyncioLifecycle) and not loop._is_inherited()
+    if IMPLEMENTATION == "python" or not isinstance(loop, AsyncioLifecycle) or loop._is_inherited():
+        return False
+    # Ours put what they wake into the FIFO themselves; a subclass with a call_soon() of its own wants to see it.
+    return type(loop).call_soon is EventLoop.call_soon
 
 
 async def start_server(

@@ -7,11 +7,14 @@ import contextlib
 import contextvars
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 from streamworlds import OURS, STANDARD, WORLDS, both, joined, outcome, run, served
 from tlspeers import foreign_client, foreign_server
 from twins import needs_compiled
+
+import evloop.aio
 
 LIMIT = 1000
 
@@ -81,6 +84,26 @@ def test_streams_on_a_strange_or_debugged_loop_are_asyncios():
 
     assert run(STANDARD, main)[1] == []
     assert run(OURS, main, debug=True)[1] == []
+
+
+def test_streams_of_a_loop_with_its_own_call_soon_are_asyncios():
+    """It wants to see what is scheduled, wake-ups included."""
+    seen = []
+
+    class Loop(evloop.aio.EventLoop):
+        def call_soon(self, callback, *args, context=None):
+            seen.append(callback)
+            return super().call_soon(callback, *args, context=context)
+
+    async def main(world):
+        async with joined(OURS) as (reader, _, other):
+            other.send(b"x")
+            await reader.read(1)
+            return type(reader)
+
+    world = SimpleNamespace(**vars(OURS) | {"new_loop": Loop})
+    assert run(world, main) == (asyncio.StreamReader, [])
+    assert seen
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
