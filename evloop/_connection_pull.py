@@ -104,7 +104,8 @@ class Pulling:
     def drain(self) -> Awaitable[None]:
         """Wait until the output is down to ``Limits.low_water``, if it was above ``high_water``; for coroutines.
 
-        Any number of them, also while another one waits in :meth:`recv`.  Below it returns without suspending.  Raises as :meth:`recv`, once the connection is closing.
+        Any number of them, also while another one waits in :meth:`recv`.  Below it returns without suspending.  Raises
+        as :meth:`recv`, once the connection is closing.
         """
         return self._pulled().drain
 

@@ -99,7 +99,8 @@ class Server:
         reactor: who drives it.
         handler: a function ``handler(conn, frame)``, called per frame; or a coroutine function ``handler(conn)``, a
             task for each connection, for which *reactor* is to be an event loop (:mod:`evloop.aio`); or a
-            :class:`Protocol` class.
+            :class:`Protocol` class.  When the coroutine has ended, its connection is closed in good order; what it
+            raises, but for the end of the connection that it was told of, is logged with ``CloseReason.HANDLER``.
         address: as :func:`evloop.parse_address`; ``"127.0.0.1:0"`` takes a free port.
         framing: the wire format; None: bytes as they come.
         limits: every bound; see :class:`Limits`.
@@ -234,7 +235,8 @@ class Server:
         A coroutine handler gets no more frames, and what it still sends is sent until it has ended.
 
         Args:
-            grace: seconds after which those that are left are aborted; None: ``limits.drain_timeout``.
+            grace: seconds after which those that are left are aborted, and their coroutine handlers cancelled; None:
+                ``limits.drain_timeout``.
             done: called once, in the reactor's thread, in a later turn.
 
         A second call adds its *done*, and its grace replaces the first one's.  Reactor thread only.
@@ -510,6 +512,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then stop accepting, flush, close, and return.
 
+    A coroutine function as *handler* is a task for each connection, in an event loop that is made for it.  At the end
+    one that waits for a frame is told that there is none; one that is busy is cancelled after ``drain_timeout``.
+
     A second Ctrl-C, or one after SIGTERM, does not wait: it raises KeyboardInterrupt; SIGTERM again changes nothing.
     SIGHUP, where nobody handles or ignores it (nohup(1) does), is as SIGTERM: the terminal is gone.  Outside the main
     thread signals are left alone, and a handler ends the server with ``server.shutdown(done=server.reactor.stop)``.
@@ -521,6 +526,7 @@ def serve(
         The others: as :class:`Server`.
     Raises:
         OSError: the address cannot be had.  TypeError, ValueError: as :class:`Server`.
+        RuntimeError: *handler* is a coroutine function, and an event loop runs in this thread.
     """
     raise_fd_limit()
     with _reactor_for(handler) as reactor:

@@ -204,13 +204,15 @@ cdef class Session(Puller):
 
     def resume_writing(self):
         """Tell who waits in ``drain()``."""
-        self._draining = release(self._draining)
+        release(self._draining)
+        self._draining = None
 
     def connection_lost(self, exc):
         """Tell whoever still waits."""
         self._lost, self._exc = True, exc
         self.closing()
-        self._closing = release(self._closing)
+        release(self._closing)
+        self._closing = None
         if self.task is None:
             self._let_go()
 
@@ -279,7 +281,8 @@ cdef class Session(Puller):
     cdef int closing(self) except -1:
         if self.waits == FRAME:
             self._wake_soon()
-        self._draining = release(self._draining)
+        release(self._draining)
+        self._draining = None
         return 0
 
     # --- what a coroutine waits for --------------------------------------------------------------------------------

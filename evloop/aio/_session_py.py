@@ -64,8 +64,8 @@ _leave_task: Callable[[Any, Any], None] = asyncio.tasks._leave_task
 class Wait:
     """What ``recv()``, ``drain()`` and ``async for`` await; as good as a coroutine.
 
-    There is one of each kind for a connection, whoever awaits it: so it may be resumed, thrown at and closed by somebody
-    who never waited, such as a task that is cancelled before its first step, while somebody else does.
+    There is one of each kind for a connection, whoever awaits it: so it may be resumed, thrown at and closed by
+    somebody who never waited, such as a task that is cancelled before its first step, while somebody else does.
     """
 
     __slots__ = ("session", "end", "kind")
@@ -163,8 +163,8 @@ class Session(Puller):
         self._message: tuple[Any, ...] | None = None  # of the cancellation that result() is to raise
         self._told = TOLD
         self._outcome: Any = None  # what the coroutine has yielded, returned or raised
-        self._to_cancel: tuple[Any, asyncio.CancelledError] | None = None  # a future, and on whose behalf
-        self._late: asyncio.CancelledError | None = None  # the cancellation that the next step is to deliver
+        self._to_cancel: tuple[Any, BaseException] | None = None  # a future, and on whose behalf
+        self._late: BaseException | None = None  # the cancellation that the next step is to deliver
         self._draining: list[asyncio.Future[None]] | None = None  # of drain()
         self._closing: list[asyncio.Future[None]] | None = None  # of wait_closed()
 
@@ -198,13 +198,15 @@ class Session(Puller):
 
     def resume_writing(self) -> None:
         """Tell who waits in ``drain()``."""
-        self._draining = release(self._draining)
+        release(self._draining)
+        self._draining = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever still waits."""
         self._lost, self._exc = True, exc
         self.closing()
-        self._closing = release(self._closing)
+        release(self._closing)
+        self._closing = None
         if self.task is None:
             self._let_go()
 
@@ -261,7 +263,8 @@ class Session(Puller):
     def closing(self) -> None:
         if self.waits == FRAME:
             self._wake_soon()
-        self._draining = release(self._draining)
+        release(self._draining)
+        self._draining = None
 
     # --- what a coroutine waits for --------------------------------------------------------------------------------
 

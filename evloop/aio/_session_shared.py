@@ -55,7 +55,7 @@ def concurrent_wait(name: str) -> RuntimeError:
 
 
 def release(waiters: list[asyncio.Future[None]] | None) -> None:
-    """Have all of the futures done; return None, to be their list from now on."""
+    """Have all of the futures done, which may be none."""
     for waiter in waiters or ():
         if not waiter.done():
             waiter.set_result(None)

@@ -45,7 +45,7 @@ def test_session_cancelled_while_it_waits_is_told_and_closed_in_good_order(stage
         finally:
             conn.send(b"bye")
 
-    conn, peer, task = started(stage, handler)
+    _, peer, task = started(stage, handler)
     assert task.cancel("why")
     stage.until(lambda: stage.lost)
     assert task.cancelled()
@@ -151,7 +151,9 @@ def test_session_self_cancel_strikes_at_the_next_wait(stage, direct, then):
     stage.turn(3)
     peer.write(encode(b"2"))
     stage.until(lambda: len(log) == 3)
-    assert log == [("mine",), then is NEXT["another future"], b"2"]
+    # Python 3.10 loses the message on its way through a task that was cancelled.
+    args = () if then is NEXT["a task"] and sys.version_info < (3, 11) else ("mine",)
+    assert log == [args, then is NEXT["another future"], b"2"]
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -237,8 +239,7 @@ def test_session_wait_for_timeout_loses_no_frame(stage, wait):
     _, peer = stage.connect(handler)
     for number in range(20):
         peer.write(encode(b"%d" % number))
-        stage.until(lambda: b"%d" % number in log)
-        stage.until(lambda: log[-1] == "late" or len(log) > 100 or number == 19)
+        stage.until(lambda number=number: b"%d" % number in log)
     assert [entry for entry in log if entry != "late"] == [b"%d" % number for number in range(20)]
 
 
@@ -308,11 +309,11 @@ def test_session_children_and_handler_take_turns_at_the_frames(stage):
             log.append(("handler", await conn.recv()))
             await asyncio.create_task(child(conn, "last"))
 
-    conn, peer = stage.connect(handler)
+    _, peer = stage.connect(handler)
     stage.settle()
     for number in range(20):
         peer.write(encode(b"%d" % number))
-        stage.until(lambda: len(log) == number + 1)
+        stage.until(lambda number=number: len(log) == number + 1)
     assert [frame for _, frame in log] == [b"%d" % number for number in range(20)]
     assert [who for who, _ in log[:4]] == ["handler", 0, "handler", "last"]
     stage.until(lambda: stage.lost)

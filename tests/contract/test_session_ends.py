@@ -1,4 +1,4 @@
-"""How a connection ends under a coroutine handler: closed from inside and outside, by the peer, by a limit, by a fork."""
+"""How a connection ends under a coroutine handler: closed by us, by the peer, by a limit; and what a fork does."""
 # ruff: noqa: F401, F811 - pytest finds a fixture by its name in the module
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from peers import encode, narrow_pair
 from stage import pytest_generate_tests, stage
 
 import evloop
-from evloop import BadLength, CloseReason, ConnectionClosed, Framing, FrameTooLarge, TruncatedFrame
+from evloop import BadLength, CloseReason, ConnectionClosed, FrameTooLarge, Framing, TruncatedFrame
 
 WAITS = {
     "recv": lambda conn: conn.recv(),
@@ -134,7 +134,7 @@ def test_session_wait_closed_returns_to_all_who_wait(stage):
         await conn.wait_closed()
         log.append("d")
 
-    _, peer = stage.connect(handler)
+    stage.connect(handler)
     wait_for_end(stage)
     assert log == ["a", "b", "d"]
 
@@ -338,7 +338,7 @@ def test_session_slow_handler_is_no_late_peer(stage):
 def test_session_stopped_while_it_waits_ends_at_once(stage, wait):
     """A shutdown is the end of the frames."""
     log = []
-    conn, peer = stage.connect(told_end(stage, log, wait))
+    conn, _ = stage.connect(told_end(stage, log, wait))
     stage.settle()
     conn.protocol.stop()
     wait_for_end(stage)

@@ -80,8 +80,8 @@ def test_session_takes_a_frame_in_the_turn_in_which_it_is_read(stage):
     got = []
 
     async def handler(conn):
-        async for frame in conn:
-            got.append(frame)
+        while True:
+            got.append(await conn.recv())
 
     _, peer = stage.connect(handler)
     stage.settle()
@@ -108,7 +108,8 @@ def test_session_answers_to_one_read_leave_with_one_send(stage):
     for last, sends in ((b"x", 1), (b"sleep", 2)):
         before, frames = kernel.sends(conn), len(peer.frames)
         peer.write(encode(*[b"x"] * 19, last))
-        stage.until(lambda: len(peer.frames) >= frames + 20 + 9 * (sends - 1))
+        expected = frames + 20 + 9 * (sends - 1)
+        stage.until(lambda expected=expected: len(peer.frames) >= expected)
         assert kernel.sends(conn) - before == sends
 
 
@@ -117,7 +118,7 @@ def test_session_farewell_of_a_handler_that_is_told_of_the_end_leaves_with_one_s
     kernel = stage.spy()
 
     async def handler(conn):
-        async for frame in conn:
+        async for _ in conn:
             pass
         for _ in range(20):
             conn.send(b"bye")
@@ -161,7 +162,7 @@ def test_session_drain_above_high_water_waits_until_there_is_room(stage):
             await conn.drain()
         conn.close()
 
-    conn, peer = stage.connect(handler, pair=narrow_pair, reading=False, high_water=8192, low_water=1024)
+    _, peer = stage.connect(handler, pair=narrow_pair, reading=False, high_water=8192, low_water=1024)
     stage.settle()
     assert len(most) < 200
     peer.reading = True
@@ -194,8 +195,8 @@ def test_session_slow_handler_bounds_the_input(stage):
 
     async def handler(conn):
         await release
-        async for frame in conn:
-            got.append(len(frame))
+        while True:
+            got.append(len(await conn.recv()))
 
     conn, peer = stage.connect(handler, pair=socket.socketpair)  # whose buffers are small
     peer.write(encode(*[bytes(65000)] * 40))
@@ -215,8 +216,8 @@ def test_session_flood_of_tiny_frames_leaves_others_their_turn(stage):
             counts[0] += 1
 
     async def modest(conn):
-        async for frame in conn:
-            other.append(counts[0])
+        await conn.recv()
+        other.append(counts[0])
 
     _, flood = stage.connect(flooded)
     _, peer = stage.connect(modest)
@@ -416,13 +417,12 @@ def test_session_on_readable_called_inside_another_task_waits_for_a_turn(stage):
     got = []
 
     async def own(conn):
-        async for frame in conn:
-            got.append((frame, asyncio.current_task() is not caller))
+        while True:
+            got.append((await conn.recv(), asyncio.current_task() is not caller))
 
     async def child(conn):
         async def reader():
-            async for frame in conn:
-                got.append((frame, asyncio.current_task() is not caller))
+            got.append((await conn.recv(), asyncio.current_task() is not caller))
 
         await asyncio.create_task(reader())
 

@@ -1,6 +1,6 @@
 """Random handlers under random frames and cancellations, beside the same handlers on a queue of standard asyncio.
 
-A handler is a random program of steps: waiting for frames in every way there is, children, time-outs, cancelling itself.
+A handler is a random program of steps: waiting for frames in every way there is, children, time-outs, its own end.
 Outside of it a random list of events happens: frames arrive, the task is cancelled, a gate opens, a time-out expires.
 After each event both worlds come to rest, so that their diaries must be equal, whatever a wake-up costs in turns.
 Where events happen at once the order of the two is nobody's promise: then each frame is seen once, and in order.

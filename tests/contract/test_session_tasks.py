@@ -147,7 +147,7 @@ def test_session_of_any_task_factory_works(stage, factory):
         log.append("end")
 
     stage.loop.set_task_factory(factory)
-    conn, peer = stage.connect(handler)
+    _, peer = stage.connect(handler)
     for frame in (b"1", b"2", b"3", b"4", b"cancel"):
         peer.write(encode(frame))
         stage.settle()
@@ -159,7 +159,7 @@ def test_session_of_any_task_factory_works(stage, factory):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are 3.12's")
 def test_session_eager_children_inside_a_direct_step_wait_for_the_handler(stage):
-    """A child begins to wait while the handler runs without its task's knowledge, and neither takes the other's place."""
+    """A child begins to wait while the handler runs without its task's knowledge; neither takes the other's place."""
     log = []
 
     async def child(conn):
@@ -243,7 +243,7 @@ def test_session_exception_after_the_end_goes_to_the_exception_handler(stage):
         await release
         raise KeyError("late")
 
-    conn, peer = stage.connect(handler)
+    conn, _ = stage.connect(handler)
     stage.settle()
     conn.abort()
     stage.until(lambda: stage.lost)
@@ -301,8 +301,8 @@ def test_session_exit_leaves_the_loop_and_loses_nothing(stage, exit, direct):
         raise exit
 
     async def other(conn):
-        async for frame in conn:
-            got.append(frame)
+        while True:
+            got.append(await conn.recv())
 
     conn, peer = stage.connect(handler)
     _, second = stage.connect(other)

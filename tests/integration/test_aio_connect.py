@@ -78,11 +78,10 @@ def test_aio_connect_reader_and_writer_may_be_two_tasks():
                 await conn.drain()
             conn.write_eof()
 
-        async with served(upper) as server:
-            async with await evloop.aio.connect(server.address) as conn:
-                writer = asyncio.create_task(write(conn))
-                frames = [frame async for frame in conn]
-                await writer
+        async with served(upper) as server, await evloop.aio.connect(server.address) as conn:
+            writer = asyncio.create_task(write(conn))
+            frames = [frame async for frame in conn]
+            await writer
         assert len(frames) == 2000
 
     run(main())
@@ -288,11 +287,10 @@ def test_aio_connect_proxy_between_two_sessions():
                 async with await evloop.aio.connect(upstream.address) as inner:
                     await asyncio.gather(pump(conn, inner), pump(inner, conn))
 
-            async with served(proxy) as server:
-                async with await evloop.aio.connect(server.address) as conn:
-                    for number in range(100):
-                        conn.send(b"x%d" % number)
-                    conn.write_eof()
-                    assert [frame async for frame in conn] == [b"X%d" % number for number in range(100)]
+            async with served(proxy) as server, await evloop.aio.connect(server.address) as conn:
+                for number in range(100):
+                    conn.send(b"x%d" % number)
+                conn.write_eof()
+                assert [frame async for frame in conn] == [b"X%d" % number for number in range(100)]
 
     run(main())

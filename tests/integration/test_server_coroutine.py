@@ -1,4 +1,4 @@
-"""Servers and connect() with coroutine handlers: shutdown, grace, log, counters, TLS and packets, serve() as a process."""
+"""Servers and connect() with coroutine handlers: shutdown, log, counters, TLS and packets, serve() as a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import threading
 
 import pytest
-from peers import PATIENCE, RST_ON_CLOSE, encode, python, read_line, wait_until
+from peers import PATIENCE, python, read_line, wait_until
 from tlspeers import CA, SERVER
 
 import evloop

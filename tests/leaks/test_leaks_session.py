@@ -91,13 +91,15 @@ def test_session_that_has_ended_dies_with_its_last_reference(stage, handler, end
     stage.settle()
     with without_collector():
         ENDS[end](conn, peer)
-        stage.until(lambda: conn.closed or peer.ended)
+        while not (conn.closed or peer.ended):
+            stage.turn()
         peer.close()
-        stage.until(lambda: conn.closed and not asyncio.all_tasks(stage.loop))
+        while not conn.closed or asyncio.all_tasks(stage.loop):
+            stage.turn()
         stage.turn(4)
         stage.connections.clear()
         stage.lost.clear()
-        del conn
+        conn = None
         if stage.kind == "debug" or FRAMING == "python":  # tracebacks of sources, and of what the decoder raises
             gc.collect()
         alive = gone() is not None
