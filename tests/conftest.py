@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 
 import pytest
 from twins import PURE_ONLY, implementations
@@ -22,6 +23,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("framing_module", implementations(metafunc.config), indirect=True, scope="session")
     if "connection_class" in metafunc.fixturenames:
         metafunc.parametrize("connection_class", implementations(metafunc.config), indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what this Python is too old for: nothing that the machine lacks, and so no skip."""
+    new_enough = [item for item in items if all(sys.version_info >= mark.args for mark in item.iter_markers("since"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(new_enough)])
+    items[:] = new_enough
 
 
 @pytest.hookimpl(hookwrapper=True)

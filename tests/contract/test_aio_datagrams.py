@@ -490,7 +490,7 @@ def test_datagram_close_sends_what_waits_and_abort_does_not(loop):
     assert run(loop, main()) == [(True, ("lost", None))] * 2
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio pauses its datagram transports from 3.11 on")
+@pytest.mark.since(3, 11)  # asyncio pauses its datagram transports from 3.11 on
 def test_datagram_pause_reading_leaves_them_in_the_kernel(loop):
     """Both calls are idempotent, and a paused transport wakes nobody."""
 

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import random
 import socket
-import sys
 
 import pytest
 
@@ -170,7 +169,7 @@ def test_create_task_takes_a_name_or_gets_a_number(loop):
     assert numbered.startswith("Task-")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="the argument is new in 3.11")
+@pytest.mark.since(3, 11)  # the argument is new in 3.11
 def test_create_task_runs_in_the_context_given(loop):
     """A context that is handed over is entered itself, and not a copy of it."""
     variable = contextvars.ContextVar("variable", default="unset")

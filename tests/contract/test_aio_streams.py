@@ -159,11 +159,11 @@ def test_unix_server_and_client_speak(world, tmp_path):
 
 
 @each_world
-@pytest.mark.parametrize("upgraded", [False, True], ids=["from the start", "start_tls"])
+@pytest.mark.parametrize(
+    "upgraded", [False, pytest.param(True, marks=pytest.mark.since(3, 11))], ids=["from the start", "start_tls"]
+)
 def test_tls_streams_speak(world, upgraded):
     """asyncio's TLS calls our protocol as any; an upgrade gives the writer another transport."""
-    if upgraded and sys.version_info < (3, 11):
-        pytest.skip("StreamWriter.start_tls() came with Python 3.11")
 
     async def connected(reader, writer):
         if upgraded:
@@ -242,7 +242,7 @@ def test_readuntil_wrong_separators_raise_as_asyncio_does():
     both(main)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="tuples of separators came with Python 3.13")
+@pytest.mark.since(3, 13)  # tuples of separators came with Python 3.13
 def test_readuntil_several_separators_shortest_result_wins():
     """Among those that end at the same byte the limit is compared with the shortest one's begin."""
 
@@ -695,7 +695,7 @@ def test_connected_callback_may_be_a_function(world):
     assert run(world, main) == (b"hello", [])
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 leaves the transport open and says nothing")
+@pytest.mark.since(3, 11)  # Python 3.10 leaves the transport open and says nothing
 def test_connected_callback_that_fails_is_reported_as_asyncio_does():
     """The exception handler hears of it, and the transport is closed."""
 

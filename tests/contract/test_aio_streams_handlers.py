@@ -9,13 +9,12 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import sys
 import weakref
 
 import pytest
 from streamworlds import OURS, STANDARD, WORLDS, both, run, served
 
-needs_timeout = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout came with Python 3.11")
+needs_timeout = pytest.mark.since(3, 11)  # asyncio.timeout came with Python 3.11
 
 
 async def turns(count=5):
@@ -154,7 +153,7 @@ def test_task_factory_is_given_the_coroutine_itself():
     assert both(main) == ({"coroutine"}, [b"x", "returned"])
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.since(3, 12)  # eager tasks came with Python 3.12
 def test_eager_handler_behaves_as_any():
     """Its first step is inside of connection_made()."""
 

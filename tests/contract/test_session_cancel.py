@@ -179,7 +179,7 @@ def test_session_self_cancel_then_end_is_as_in_asyncio(stage, direct, end):
     assert stage.lost[0][0].close_reason is (CloseReason.HANDLER if end == "raise" else CloseReason.LOCAL)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="uncancel() is 3.11's")
+@pytest.mark.since(3, 11)  # uncancel() is 3.11's
 @pytest.mark.parametrize("direct", [True, False])
 def test_session_uncancel_and_cancelling_count_as_in_asyncio(stage, direct):
     """What asyncio.timeout and task groups are made of."""
@@ -243,7 +243,7 @@ def test_session_wait_for_timeout_loses_no_frame(stage, wait):
     assert [entry for entry in log if entry != "late"] == [b"%d" % number for number in range(20)]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is 3.11's")
+@pytest.mark.since(3, 11)  # asyncio.timeout is 3.11's
 def test_session_asyncio_timeout_raises_and_the_next_recv_works(stage, wait):
     """The handler itself waits here, not a task of wait_for."""
     log = []
@@ -265,7 +265,7 @@ def test_session_asyncio_timeout_raises_and_the_next_recv_works(stage, wait):
     assert log == ["late", b"1", 0]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is 3.11's")
+@pytest.mark.since(3, 11)  # asyncio.TaskGroup is 3.11's
 def test_session_task_group_whose_child_fails_cancels_the_wait(stage, wait):
     """The error of the child is what the handler ends with; the frame is still there for who comes after."""
     log = []
@@ -293,7 +293,7 @@ def test_session_task_group_whose_child_fails_cancels_the_wait(stage, wait):
     assert log == [("child",), b"1"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is 3.11's")
+@pytest.mark.since(3, 11)  # asyncio.TaskGroup is 3.11's
 def test_session_children_and_handler_take_turns_at_the_frames(stage):
     """Who waits may change with every frame: the handler directly, a child, the handler again."""
     log = []

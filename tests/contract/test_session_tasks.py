@@ -157,7 +157,7 @@ def test_session_of_any_task_factory_works(stage, factory):
     assert peer.frames == [b"3", b"4", b"cancel", b"5"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are 3.12's")
+@pytest.mark.since(3, 12)  # eager tasks are 3.12's
 def test_session_eager_children_inside_a_direct_step_wait_for_the_handler(stage):
     """A child begins to wait while the handler runs without its task's knowledge; neither takes the other's place."""
     log = []
@@ -186,7 +186,7 @@ def test_session_eager_children_inside_a_direct_step_wait_for_the_handler(stage)
     assert log == [(who, b"%d" % n) for n, who in enumerate(["handler", "child", "handler"] * 2)]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are 3.12's")
+@pytest.mark.since(3, 12)  # eager tasks are 3.12's
 @pytest.mark.parametrize("end", ["return", "raise", "close"])
 def test_session_eager_handler_that_ends_at_once_is_told_its_end(stage, end, caplog):
     """It has ended before its connection has begun."""
