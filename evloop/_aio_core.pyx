@@ -139,7 +139,9 @@ cdef class AsyncioCore(Core):
     cdef object wait_with(self, _Wait wait, int fd, int event):
         """Watch an fd for *wait*; return the future of what comes of it."""
         self.check_closed()
-        if fd in self._transports.data:
+        # Our transports are found by the selector, and are no entries of the map.
+        if self.epoll is None or (0 <= fd < self.epoll.size and self.epoll.slots[fd].used) or \
+                fd in self._transports.data:
             self._ensure_fd_no_transport(fd)
         wait.core, wait.fd, wait.event, wait._args = self, fd, event, ()
         wait.future = _Future(loop=self)
