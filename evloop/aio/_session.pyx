@@ -147,7 +147,7 @@ cdef class Session(Puller):
     cdef public bint _asyncio_future_blocking
     cdef object handler, made, coro, task, loop
     cdef object _exc              # what ended the connection, once it is lost
-    cdef object _end
+    cdef object _end              # an End, once somebody was told
     cdef object __weakref__
     cdef bint _eof, _stopping, _lost
     # The registration of our own task: its callback, and its context.  It is kept: as long as the coroutine waits for
@@ -173,7 +173,6 @@ cdef class Session(Puller):
         self.made = made
         self.recv, self.following = _new_wait(self, RECV), _new_wait(self, FOLLOWING)
         self.drain = _new_wait(self, DRAINED)
-        self._end = End()
 
     # --- the protocol ----------------------------------------------------------------------------------------------
 
@@ -255,9 +254,9 @@ cdef class Session(Puller):
     cdef int _let_go(self) except -1:
         """Keep nothing that knows us: in a circle all would wait for the collector."""
         cdef Wait wait
-        self._end.note(self._why(), self._exc)
+        end = self._noted_end(self._exc)
         for wait in (self.recv, self.following, self.drain):
-            wait.session, wait.end = None, self._end
+            wait.session, wait.end = None, end
         self.conn = self._exc = None
         return 0
 
@@ -322,8 +321,13 @@ cdef class Session(Puller):
         return PYGEN_NEXT
 
     cdef object _told_end(self, int kind):
-        self._end.note(self._why(), self.exc)
-        return self._end.tell(kind == FOLLOWING)
+        return self._noted_end(self.exc).tell(kind == FOLLOWING)
+
+    cdef object _noted_end(self, object exc):
+        if self._end is None:
+            self._end = End()
+        self._end.note(self._why(), exc)
+        return self._end
 
     cdef object _why(self):
         return self.reason if self.conn is None or self.conn.close_reason is None else self.conn.close_reason

@@ -146,7 +146,7 @@ class Session(Puller):
         self.drain: Wait = Wait(self, DRAINED)
         self._asyncio_future_blocking = False
         self._exc: BaseException | None = None  # what ended the connection, once it is lost
-        self._end = End()
+        self._end: End | None = None
         self._eof = self._stopping = self._lost = False
         # The registration of our own task: its callback, and its context.  It is kept: as long as the coroutine waits
         # for nothing but this connection, the task need not know that it runs.
@@ -249,9 +249,9 @@ class Session(Puller):
 
     def _let_go(self) -> None:
         """Keep nothing that knows us: in a circle all would wait for the collector."""
-        self._end.note(self._why(), self._exc)
+        end = self._noted_end(self._exc)
         for wait in (self.recv, self.following, self.drain):
-            wait.session, wait.end = None, self._end
+            wait.session, wait.end = None, end
         self.conn = self._exc = None
 
     # --- what the connection calls ---------------------------------------------------------------------------------
@@ -295,8 +295,13 @@ class Session(Puller):
         return waiter
 
     def _told_end(self, kind: int) -> BaseException:
-        self._end.note(self._why(), self.exc)
-        return self._end.tell(kind == FOLLOWING)
+        return self._noted_end(self.exc).tell(kind == FOLLOWING)
+
+    def _noted_end(self, exc: BaseException | None) -> End:
+        if self._end is None:
+            self._end = End()
+        self._end.note(self._why(), exc)
+        return self._end
 
     def _why(self) -> CloseReason:
         reason: CloseReason | None = None if self.conn is None else self.conn.close_reason
