@@ -43,7 +43,7 @@ lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd bench/*.pyx
+	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd evloop/aio/*.pyx evloop/aio/*.pxd bench/*.pyx
 
 format: $(VENV)/.lint ## format the Python files
 	$(BIN)/ruff format .
@@ -100,7 +100,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(PIP) --group build
 	@rm -f $(VENV)/.built && touch $@
 
-$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard evloop/*.pyx evloop/*.pxd evloop/*.h evloop/aio/*.pyx)
+$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard $(foreach ext,pyx pxd h,evloop/*.$(ext) evloop/aio/*.$(ext)))
 	@echo "compiling and installing evloop ..."
 	@$(PIP) --no-build-isolation --editable '.[apps]' >$(VENV)/build.log 2>&1 || \
 	  { grep -o 'evloop: the C compiler.*' $(VENV)/build.log | sed 's|above|in $(VENV)/build.log|' | grep . || \

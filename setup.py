@@ -40,12 +40,12 @@ def extensions():
     from Cython.Build import cythonize
 
     # -O3 over the distribution's -O2: the decode loop gains from unrolled header loads; see bench/test_framing.py.
-    options = {"include_dirs": ["evloop"], "extra_compile_args": ["-O3", "-Wno-pointer-sign"]}
+    options = {"include_dirs": ["evloop", "evloop/aio"], "extra_compile_args": ["-O3", "-Wno-pointer-sign"]}
     if os.environ.get("EVLOOP_SANITIZE") == "1":
         options["extra_compile_args"] += SANITIZED
         options["extra_link_args"] = [SANITIZERS]
-    headers = ["evloop/_wire.h", "evloop/_bodies.h", "evloop/_syscalls.h", "evloop/_awaitable.h"]
-    asyncio = ("aio._session", "_transport", "_streams", "_datagram", "_aio_core")
+    headers = ["evloop/_wire.h", "evloop/_bodies.h", "evloop/_syscalls.h", "evloop/aio/_awaitable.h"]
+    asyncio = ("aio._core", "aio._datagram", "aio._session", "aio._streams", "aio._transport")
     compiled = [
         Extension(f"evloop.{name}", [f"evloop/{name.replace('.', '/')}.pyx"], depends=headers, **options)
         for name in ("_framing", "_reactor", "_connection", *asyncio)

@@ -2,7 +2,7 @@
 
 In pure mode it is the reactor's core as it is: the rest is asyncio's own, which is Python as well.
 
-Rule: nothing but the choice stands in this file.  Read next: ``_aio_core.pyx``.
+Rule: nothing but the choice stands in this file.  Read next: ``_core.pyx``.
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ __all__ = ["AsyncioCore"]
 if TYPE_CHECKING or IMPLEMENTATION == "python":
     from evloop.reactor import Core as AsyncioCore
 else:
-    from evloop._aio_core import AsyncioCore
+    from evloop.aio._core import AsyncioCore

@@ -45,7 +45,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "python":
 
     Driver: Any
 else:
-    from evloop._streams import Driver, ProtocolBase, ReaderBase, WriterBase, know_current_tasks
+    from evloop.aio._streams import Driver, ProtocolBase, ReaderBase, WriterBase, know_current_tasks
 
     know_current_tasks(current_tasks())
 

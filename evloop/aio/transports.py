@@ -19,15 +19,15 @@ from evloop._implementation import pure_wanted
 from evloop.reactor import EpollSelector
 
 if TYPE_CHECKING:
-    from evloop._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
+    from evloop.aio._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
 elif pure_wanted():
     is_compiled = None
 else:
     try:
-        from evloop._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
+        from evloop.aio._transport import Listener, ReadMemory, SocketTransport, is_compiled, transport_of
     except ModuleNotFoundError as exc:
         # Only the absence of the extension itself: something that it imports and does not find is a broken build.
-        if exc.name != "evloop._transport":
+        if exc.name != "evloop.aio._transport":
             raise
         is_compiled = None  # the reactor's door has warned
 

@@ -94,7 +94,7 @@ async def ended(*transports):
 
 def is_ours(transport):
     """Return whether a transport is the compiled one."""
-    return type(transport).__module__ == "evloop._datagram"
+    return type(transport).__module__ == "evloop.aio._datagram"
 
 
 async def unix_pair():

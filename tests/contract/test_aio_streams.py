@@ -55,7 +55,7 @@ async def turns(count=5):
 def test_streams_of_our_loop_are_compiled_and_asyncios_at_once(pytestconfig):
     """Libraries ask isinstance, and would refuse another class."""
     needs_compiled(pytestconfig)
-    from evloop._streams import ProtocolBase, ReaderBase, WriterBase
+    from evloop.aio._streams import ProtocolBase, ReaderBase, WriterBase
 
     async def main(world):
         async with joined(world) as (reader, writer, _):

@@ -198,7 +198,7 @@ def test_transport_paused_in_connection_made_stays_so(new_loop):
     async def main():
         protocol = Diary(connection_made=lambda self: self.transport.pause_reading())
         async with connected(protocol) as (transport, peer):
-            if sys.version_info < (3, 11) and type(transport).__module__ != "evloop._transport":
+            if sys.version_info < (3, 11) and type(transport).__module__ != "evloop.aio._transport":
                 return  # where asyncio does not ask
             await send(peer, b"x")
             await turns(5)

@@ -375,7 +375,7 @@ def test_transport_is_asyncios_in_debug_mode_and_over_other_selectors():
         async with connected(Diary()) as (transport, _):
             return type(transport).__module__
 
-    assert run(evloop.aio.new_event_loop, main) == "evloop._transport"
+    assert run(evloop.aio.new_event_loop, main) == "evloop.aio._transport"
     assert run(debugging, main) == run(selecting, main) == "asyncio.selector_events"
 
 
@@ -442,7 +442,7 @@ def test_server_makes_asyncios_transports_once_in_debug_mode():
 
     run(evloop.aio.new_event_loop, main)
     kinds = [type(protocol.transport).__module__ for protocol in made]
-    assert kinds == ["evloop._transport", "asyncio.selector_events"]
+    assert kinds == ["evloop.aio._transport", "asyncio.selector_events"]
 
 
 def test_server_of_a_loop_that_makes_other_transports_uses_them():

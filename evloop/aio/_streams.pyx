@@ -22,7 +22,7 @@ from cpython.object cimport PyObject
 from libc.string cimport memchr, memcpy, memmove
 
 from evloop._reactor cimport Core, Endpoint
-from evloop._transport cimport CProtocol, SocketTransport
+from evloop.aio._transport cimport CProtocol, SocketTransport
 
 import sys
 from asyncio import CancelledError, IncompleteReadError, LimitOverrunError

@@ -8,7 +8,7 @@ The low-level calls on sockets: what moves bytes is here (``sock_recv``, ``sock_
 comes once a connection (``sock_accept``, ``sock_connect``) is inherited.
 
 Rule: nothing in this file may run in another mode than the compiled core's own.
-Read next: ``_reactor.pyx``, ``_datagram.pyx``, ``aio/loop.py``.
+Read next: ``_reactor.pyx``, ``_datagram.pyx``, ``loop.py``.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -22,7 +22,7 @@ from socket import socket
 
 from evloop._reactor cimport EVENT_READ, EVENT_WRITE, Core, Handle
 
-from evloop._datagram import DatagramTransport, is_known
+from evloop.aio._datagram import DatagramTransport, is_known
 from evloop._reactor import RECV_BUFFER
 
 cdef object _Future = Future
