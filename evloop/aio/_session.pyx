@@ -45,6 +45,8 @@ cdef extern from "Python.h":
     PyObject* PyDict_SetDefault(PyObject* array, PyObject* key, PyObject* value) except NULL
     int PyDict_DelItem(PyObject* array, PyObject* key) except -1
     int PyContext_Enter(PyObject* context) except -1
+    int enter_or_refuse "PyContext_Enter"(PyObject* context) noexcept
+    void PyErr_Clear()
     int PyContext_Exit(PyObject* context) except -1
     void Py_INCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept
@@ -452,8 +454,11 @@ cdef class Session(Puller):
         cdef object context = self._context
         if context is None or not self._enter():
             return 0
+        if enter_or_refuse(<PyObject*>context) < 0:
+            PyErr_Clear()  # inside of a step of our own, or of another's in our context: as in _enter()
+            self._leave()
+            return self._wake_soon()
         self.waits = NOTHING
-        PyContext_Enter(<PyObject*>context)
         self._running = True
         status = PyIter_Send(<PyObject*>self.coro, <PyObject*>None, &result)
         self._running = False

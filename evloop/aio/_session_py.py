@@ -423,15 +423,16 @@ class Session(Puller):
         context = self._context
         if context is None or not self._enter():
             return
-        self.waits = NOTHING
-        self._running = True
         try:
-            result = context.run(self.coro.send, None)
+            result = context.run(self._resume)
             if result is not self:
                 self._told, self._outcome = YIELDED, result
         except StopIteration as exc:
             self._told, self._outcome = RETURNED, exc.value
         except BaseException as exc:
+            if not self._running:  # refused: in a step of our own, or of another's in our context; as in _enter()
+                self._wake_soon()
+                return
             self._told, self._outcome = RAISED, exc
         finally:
             self._running = False
@@ -447,6 +448,11 @@ class Session(Puller):
         self._call_back()
         if self._to_cancel is not None:
             self._cancel_future()
+
+    def _resume(self) -> Any:
+        self.waits = NOTHING
+        self._running = True
+        return self.coro.send(None)
 
     def _enter(self) -> bool:
         """Make our task the current one; inside of another's step, by on_readable() for example, wait for a turn."""

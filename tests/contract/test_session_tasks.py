@@ -8,11 +8,12 @@ import contextvars
 import gc
 import io
 import logging
+import select
 import sys
 import traceback
 
 import pytest
-from peers import encode
+from peers import PATIENCE, encode
 from stage import pytest_generate_tests, stage
 
 import evloop
@@ -71,6 +72,30 @@ def test_session_context_is_its_own_and_kept(stage):
     stage.until(lambda: len(seen) == 12)
     assert all(name == who for name, who in seen)
     assert WHO.get() == "outside"
+
+
+@pytest.mark.since(3, 11)  # tasks in a context of the caller's are 3.11's
+def test_session_read_inside_of_its_own_context_waits_for_a_turn(stage):
+    """A context is entered once at a time: the frame is kept, no task stays the current one, and the step comes."""
+    context = contextvars.copy_context()
+    stage.loop.set_task_factory(lambda loop, coro, **_: asyncio.Task(coro, loop=loop, context=context))
+    seen = []
+
+    async def handler(conn):
+        async for frame in conn:
+            seen.append(frame)
+            conn.send(frame)
+
+    conn, peer = stage.connect(handler)
+    stage.settle()
+    peer.write(encode(b"1"))
+    select.select([conn], [], [], PATIENCE)
+    context.run(conn.on_readable)
+    assert seen == []
+    assert asyncio.current_task(stage.loop) is None
+    peer.write(encode(b"2"))
+    stage.until(lambda: len(seen) == 2)
+    assert seen == [b"1", b"2"]
 
 
 def test_session_task_shows_the_handler(stage):
