@@ -79,31 +79,21 @@ def _leaked(before, after, rounds):
     }
 
 
-@contextlib.contextmanager
-def _only_what_is_new() -> Iterator[None]:
-    """Have the collector look at what is made from now on only: the thousands of objects of the tests cost time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def leaked(operation, rounds=ROUNDS):
     """Return what ``operation()``, called again and again, leaves behind: {} or {what: growth in *rounds* calls}."""
-    with _only_what_is_new():
-        for _ in range(min(WARM_UP, rounds)):
+    gc.collect()
+    gc.freeze()  # the collector, and the count, are for what is made from now on
+    for _ in range(min(WARM_UP, rounds)):
+        operation()
+    before = _held()
+    for _ in range(WINDOWS):
+        for _ in range(rounds):
             operation()
-        before = _held()
-        for _ in range(WINDOWS):
-            for _ in range(rounds):
-                operation()
-            after = _held()
-            found = _leaked(before, after, rounds)
-            if not found:
-                break
-            before = after
+        after = _held()
+        found = _leaked(before, after, rounds)
+        if not found:
+            break
+        before = after
     return found
 
 
