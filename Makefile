@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-pure test-asan test-fault lint format bench bench-setup bench-framing bench-echo bench-loop bench-output \
+.PHONY: help run build test test-pure test-asan test-fault lint format bench bench-setup bench-framing bench-peers bench-loop bench-output \
         annotate clean check-machine
 
 help:                 ## list the targets
@@ -57,8 +57,8 @@ bench: build $(VENV)/.bench  ## pytest-benchmark suites
 bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratios
 	$(BIN)/python bench/framing_table.py
 
-bench-echo: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
-	$(BIN)/python -m evloop.bench.echo $(ARGS)
+bench-peers: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
+	$(BIN)/evloop bench peers $(ARGS)
 
 bench-loop: build $(VENV)/.bench  ## call_soon, timers, tasks: evloop.aio, uvloop and asyncio (ARGS=--help)
 	$(BIN)/python -m evloop.bench.micro $(ARGS)

@@ -9,7 +9,7 @@
    so a connection needs no buffer: positions in the two streams say what to send next and what must come back.
 
    Never here: knowledge of any server; a reply that is counted before it is checked.
-   Read next: evloop/bench/echo.py, which runs it; usage() below.
+   Read next: evloop/bench/peers.py, which runs it; usage() below.
 
    Exit codes: 0 done, 1 failed here, 2 usage, 3 cannot connect, 4 no reply in time, 5 the peer closed or reset,
    7 wrong bytes.  On 0 one line of JSON on stdout, else one line of text on stderr. */
@@ -43,6 +43,8 @@ enum {
     SUB = 1 << SUB_BITS,
     BUCKETS = (64 - SUB_BITS + 1) * SUB
 };
+
+#define CURVE_STEP 1.7782794100389228 /* 10^(1/4): four points of the latency curve a decade of 1 / (1 - share) */
 
 enum mode { ECHO, CONNECT_RATE, IDLE };
 
@@ -384,6 +386,10 @@ static void report(double seconds, double server_cpu, double load_cpu)
            count / seconds, recvs ? count / (double)recvs : 0.0);
     printf("\"latency_us\": {\"p50\": %.2f, \"p99\": %.2f, \"p999\": %.2f, \"max\": %.2f}, ", percentile(0.5),
            percentile(0.99), percentile(0.999), (double)latency_max / 1e3);
+    printf("\"latency_curve_us\": [");
+    for (double rest = 1; rest * count >= 1; rest /= CURVE_STEP)
+        printf("%s[%.9g, %.2f]", rest < 1 ? ", " : "", 1 - rest, percentile(1 - rest));
+    printf("], ");
     if (opt.server)
         printf("\"server_cpu_us\": %.4f, \"server_busy\": %.4f, ", server_cpu * 1e6 / count, server_cpu / seconds);
     else

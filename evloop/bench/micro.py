@@ -6,7 +6,7 @@
 Each run is a fresh process with one loop; round after round each loop takes its turn, so that a machine that slows down
 slows all of them.  A figure is CPU of the process, user and system, per operation.
 
-Rule: nothing in this file opens a connection; ``echo.py`` does.  Read next: ``micro_cases.py``.
+Rule: nothing in this file opens a connection; ``peers.py`` does.  Read next: ``micro_cases.py``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from statistics import median
 
-from evloop.bench import echo_report
-from evloop.bench.echo_run import UNWANTED
+from evloop.bench import peers_report, records
 from evloop.bench.micro_cases import CASES, Operation
+from evloop.bench.peers_run import UNWANTED
 
 # The rows; the ratios are to the second, which is who is to be beaten.
 LOOPS = ("evloop", "uvloop", "asyncio")
@@ -109,7 +109,7 @@ def sample(loop_name: str, case: str, seconds: float) -> float:
 
 
 def _benchmark(cases: list[str], loops: list[str], options: argparse.Namespace) -> int:
-    print(echo_report.header(machine(options.rounds, options.seconds)), flush=True)
+    print(peers_report.header(machine(options.rounds, options.seconds)), flush=True)
     present = [name for name in loops if name != "uvloop" or importlib.util.find_spec("uvloop")]
     if len(present) < len(loops):
         print("not installed, so not measured: uvloop; pip install uvloop")
@@ -145,7 +145,7 @@ def machine(rounds: int, seconds: float) -> dict[str, str]:
 
     uvloop = f", uvloop {metadata.version('uvloop')}" if importlib.util.find_spec("uvloop") else ""
     return {
-        "cpu": f"{echo_report.cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
+        "cpu": f"{records.cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
         "cores": f"all on core {min(os.sched_getaffinity(0))}; load average before the run {os.getloadavg()[0]:.2f}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, garbage collector on{uvloop}",
         "evloop": f"{metadata.version('evloop')}: reactor {evloop.reactor.IMPLEMENTATION}",

@@ -21,7 +21,7 @@ from evloop.cli.printable import printable
 from evloop.cli.standard_streams import forget_stdout, open_standard_streams
 
 # Each is a module of this package with a click command named `command`.
-_COMMANDS = ("serve", "connect", "info")
+_COMMANDS = ("serve", "connect", "bench", "info")
 
 _HELP = f"""\
 evloop {evloop.__version__} - event-loop servers and clients for whole, framed messages
@@ -34,12 +34,14 @@ Usage: evloop COMMAND [options]
 
   Serve      serve echo, serve upper
   Use        connect
+  Measure    bench peers
   Other      info
 
   -h, --help   --version   -v, --verbose   -q, --quiet
 
 evloop COMMAND --help shows a command's options.
-Exit codes: 0 done, 1 failed, 2 usage, 3 cannot listen or connect, 4 timeout, 5 protocol error or peer gone, 130 Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 usage, 3 cannot listen or connect, 4 timeout, 5 protocol error or peer gone,
+7 wrong bytes, 9 a --fail-if fired, 130 Ctrl-C.
 """
 
 

@@ -39,7 +39,7 @@ def test_version_is_the_packages(capfd):
 
 
 @pytest.mark.parametrize(
-    "words", [["serve"], ["serve", "echo"], ["serve", "upper"], ["connect"], ["info"]], ids=" ".join
+    "words", [["serve"], ["serve", "echo"], ["serve", "upper"], ["connect"], ["bench", "peers"], ["info"]], ids=" ".join
 )
 def test_command_help_shows_usage_then_examples_then_options(words, capfd):
     """Whoever asks for help mostly wants a line to copy."""
@@ -78,7 +78,7 @@ def test_serve_without_a_program_shows_its_help_and_exits_2(capfd):
 
 WRONG_LINES = [
     (["serv"], "no such command 'serv'; did you mean serve?"),
-    (["frobnicate"], "no such command 'frobnicate'; commands are serve, connect, info"),
+    (["frobnicate"], "no such command 'frobnicate'; commands are serve, connect, bench, info"),
     (["serve", "eco"], "no such command 'eco'; did you mean echo?"),
     (["--verbos"], "no such option --verbos; did you mean --verbose"),
     (["serve", "echo", "--framin", "i"], "no such option --framin; did you mean --framing"),

@@ -9,11 +9,13 @@ import struct
 import subprocess
 import threading
 
+import jsonschema
 import pytest
 
-from evloop.bench import echo, echo_report, native
-from evloop.bench.echo_run import Programs, RunFailed, environment, parse_case, run, serving
+from evloop.bench import native, peers_report, peers_run, records
+from evloop.bench.peers_run import Programs, RunFailed, environment, parse_case, run, serving
 from evloop.bench.rivals import RIVALS, TUNED_MALLOC, Rival
+from evloop.cli.program import run as evloop_command
 
 DEADLINE = 10  # seconds: far above anything here
 MIB = 1 << 20
@@ -257,13 +259,15 @@ def test_load_honest_server_gives_a_line_of_json(programs, options):
     found = json.loads(text)
     assert {key: type(value) for key, value in found.items()} == {
         "mode": str, "connections": int, "pipeline": int, "size": int, "seconds": float, "messages": int,
-        "messages_per_second": float, "replies_per_read": float, "latency_us": dict, "server_cpu_us": float,
-        "server_busy": float, "load_cpu_us": float, "load_busy": float, "checked": str,
+        "messages_per_second": float, "replies_per_read": float, "latency_us": dict, "latency_curve_us": list,
+        "server_cpu_us": float, "server_busy": float, "load_cpu_us": float, "load_busy": float, "checked": str,
     }  # fmt: skip
     assert found["messages"] >= 20
     assert found["server_cpu_us"] >= 0  # 0: all twenty were answered before the first reading of the server's clock
     latency = [found["latency_us"][key] for key in ("p50", "p99", "p999", "max")]
     assert latency == sorted(latency)
+    assert found["latency_curve_us"] == sorted(found["latency_curve_us"])
+    assert [point[1] for point in found["latency_curve_us"]] == sorted(point[1] for point in found["latency_curve_us"])
 
 
 def test_run_idle_tells_bytes_per_connection(programs):
@@ -307,14 +311,27 @@ def test_environment_drops_what_changes_a_server(monkeypatch):
     assert tuned == plain | TUNED_MALLOC
 
 
-@pytest.mark.parametrize("name", ["c10p1s64k", "c1p65536s0", "accept", "idle", "raw-c100s100k"])
+@pytest.mark.parametrize("name", ["c10p1s64k", "c1p65536s0", "accept", "idle", "idle-c1000", "raw-c100s100k"])
 def test_parse_case_keeps_the_name(name):
     """A case is its name: tables of two days are compared by it."""
     assert parse_case(name).name == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "c1p1", "c1p1s64g", "c1p1s64 ", "C1p1s1", "idle2", "c1s64", "raw-c1p1s64", "raw-idle", "raw-c1s0"]
+    "name",
+    [
+        "",
+        "c1p1",
+        "c1p1s64g",
+        "c1p1s64 ",
+        "C1p1s1",
+        "idle2",
+        "idle-c999",
+        "c1s64",
+        "raw-c1p1s64",
+        "raw-idle",
+        "raw-c1s0",
+    ],
 )
 def test_parse_case_anything_else_raises(name):
     """A case that is guessed is a row nobody asked for."""
@@ -322,34 +339,61 @@ def test_parse_case_anything_else_raises(name):
         parse_case(name)
 
 
-def figures(cpu):
-    latency = {"p50": 10.0, "p99": 20.0}
-    common = {"messages_per_second": 1000.0, "server_busy": 0.5, "rss": MIB, "latency_us": latency}
-    return [{"server_cpu_us": cost, **common} for cost in cpu]
+def rounds_of(*cpu):
+    """Return rounds as a run makes them, with these figures of CPU."""
+    latency = {"p50": 10e3, "p99": 20e3}
+    return [
+        {
+            "rate": 1000.0,
+            "latency_ns": latency,
+            "server": {"us_per_message": cost, "busy": 0.5, "rss_bytes": MIB},
+            "client": {"client_bound": False},
+        }
+        for cost in cpu
+    ]
 
 
 def test_report_names_the_rows_that_are_lost():
     """A table that leaves it to the reader to find the lost rows is advertising."""
     case = parse_case("c100p1s64")
     results = {
-        "c": figures([4.0, 8.0]),
-        "evloop-function": figures([8.0, 8.0]),
-        "evloop-batch": figures([4.0, 8.0]),
+        "c": rounds_of(4.0, 8.0, 4.0, 4.0),
+        "evloop-function": rounds_of(8.0, 16.0, 8.0, 8.0),
+        "evloop-batch": rounds_of(4.0, 8.0, 4.2, 4.2),
         "evloop-pure": "FAILED: exit 7: wrong byte",
-        "uvloop-protocol": figures([5.0, 5.0]),
+        "uvloop-protocol": rounds_of(4.1, 6.0, 4.1, 4.1),
     }
-    lost = echo_report.losses(case, results)
+    lost = peers_report.losses(case, results)
     assert lost == [
         "c100p1s64: evloop-pure FAILED: exit 7: wrong byte",
-        "c100p1s64: evloop-function costs more than c 1.50x (aim 1.05x), uvloop-protocol 1.60x",
-        "c100p1s64: evloop-batch costs more than uvloop-protocol 1.20x",
+        "c100p1s64: evloop-function costs more than c 2.00x (aim 1.05x), uvloop-protocol 1.95x",
     ]
-    lines = echo_report.table(case, results).splitlines()
+    lines = peers_report.table(case, results).splitlines()
     assert max(len(line) for line in lines) <= 120
     assert [line.split()[0] for line in lines[2:]] == [
-        "uvloop-protocol", "c", "evloop-batch", "evloop-function", "evloop-pure",
+        "c", "uvloop-protocol", "evloop-batch", "evloop-function", "evloop-pure",
     ]  # fmt: skip
-    assert "1.50    1.00..2.00" in next(line for line in lines if line.startswith("evloop-function"))
+    rows = {line.split()[0]: line for line in lines[2:]}
+    assert "2.00   2.00..2.00" in rows["evloop-function"]
+    assert "= 1.02   1.00..1.05" in rows["evloop-batch"]
+
+
+def test_report_ratios_are_to_the_baseline_that_was_chosen():
+    """Who replaces uvloop asks what is won against it, and not against C."""
+    case = parse_case("c100p1s64")
+    results = {"c": rounds_of(4.0, 4.0), "uvloop-protocol": rounds_of(8.0, 8.0), "evloop-batch": "FAILED: exit 5"}
+    text = peers_report.table(case, results, "uvloop-protocol")
+    assert "x uvloop-pro" in text and "0.50   0.50..0.50" in text
+    assert "x c " in peers_report.table(case, results, "evloop-batch")  # one that failed is no base
+    assert "x c " in peers_report.table(case, results, "c-raw")  # nor one of other cases
+
+
+def test_report_row_whose_load_was_the_bottleneck_says_at_least():
+    """A rate that is the generator's own says nothing about the server but that it can do more."""
+    results = {"c": rounds_of(4.0, 4.0)}
+    assert ">=" not in peers_report.table(parse_case("c1p1s1"), results)
+    results["c"][1]["client"]["client_bound"] = True
+    assert ">= 1,000" in peers_report.table(parse_case("c1p1s1"), results)
 
 
 @pytest.mark.parametrize(
@@ -364,51 +408,79 @@ def test_report_names_the_rows_that_are_lost():
 def test_report_holds_a_loop_against_the_better_row_of_the_same_program(cost, lost):
     """Beating a loop by the malloc it was given, or another program by asking for less, would be no news."""
     results = {
-        "c-raw": figures([1.0]), "evloop-aio-raw": figures([cost]), "uvloop-raw": figures([40.0]),
-        "uvloop-raw+malloc": figures([10.0]), "aiofastnet-raw": figures([13.0]), "asyncio-raw": "FAILED: exit 5",
+        "c-raw": rounds_of(1.0, 1.0), "evloop-aio-raw": rounds_of(cost, cost), "uvloop-raw": rounds_of(40.0, 40.0),
+        "uvloop-raw+malloc": rounds_of(10.0, 10.0), "aiofastnet-raw": rounds_of(13.0, 13.0),
+        "asyncio-raw": "FAILED: exit 5",
     }  # fmt: skip
-    assert echo_report.losses(parse_case("raw-c100s64"), results) == lost
-    framed = {"c": figures([1.0]), "evloop-aio-streams": figures([9.0]), "uvloop-protocol": figures([4.0])}
-    assert echo_report.losses(parse_case("c100p1s64"), framed) == []
+    assert peers_report.losses(parse_case("raw-c100s64"), results) == lost
+    framed = {"c": rounds_of(1.0), "evloop-aio-streams": rounds_of(9.0, 9.0), "uvloop-protocol": rounds_of(4.0, 4.0)}
+    assert peers_report.losses(parse_case("c100p1s64"), framed) == []
 
 
 @pytest.mark.parametrize(("cost", "lost"), [(1023, False), (1024, False), (1025, True)])
 def test_report_names_an_idle_connection_above_its_aim(cost, lost):
     """1 KiB an idle connection is a promise; the report has to say when it is broken."""
-    runs = [{"bytes_per_connection": float(cost), "rss": MIB}]
+    runs = [{"bytes_per_connection": float(cost), "server": {"rss_bytes": MIB}}]
     said = ["idle: evloop-batch costs more than the aim (1,025 bytes, aim 1,024)"]
-    assert echo_report.losses(parse_case("idle"), {"evloop-batch": runs, "evloop-coroutine": runs}) == said * lost
+    assert peers_report.losses(parse_case("idle"), {"evloop-batch": runs, "evloop-coroutine": runs}) == said * lost
 
 
 def test_report_missing_rivals_have_their_pip_line():
     """A rival that is absent in silence looks beaten."""
-    line = echo_report.install_line([RIVALS["c"], Rival("absent-one", "x.py", ("no_such_module_here",))])
+    line = peers_report.install_line([RIVALS["c"], Rival("absent-one", "x.py", ("no_such_module_here",))])
     assert line == "not installed, so not measured: absent-one; pip install no_such_module_here"
 
 
-def test_main_runs_cases_with_what_fits_them_and_writes_json(programs, tmp_path, monkeypatch, capsys):
+def test_peers_runs_cases_with_what_fits_them_and_writes_json(programs, tmp_path, monkeypatch, capsys):
     """The command is what people run; all its parts have to fit, and a raw server would wait for ever for a frame."""
-    monkeypatch.setattr(echo, "prepare", lambda: programs)
+    monkeypatch.setattr(peers_run, "prepare", lambda: programs)
     path = tmp_path / "out.json"
-    what = ["--cases", "c2p2s16,raw-c2s16", "--rivals", "evloop-batch,evloop-aio-raw"]
-    assert echo.main([*what, "--rounds", "2", "--seconds", "0.1", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert {name: len(runs) for name, runs in found["cases"]["c2p2s16"].items()} == {"c": 1, "evloop-batch": 1}
-    raw = {name: len(runs) for name, runs in found["cases"]["raw-c2s16"].items()}
-    assert raw == {"c-raw": 1, "evloop-aio-raw": 1}
+    what = ["--cases", "c2p2s16,raw-c2s16", "--peers", "evloop-batch,evloop-aio-raw", "--rounds", "3"]
+    assert evloop_command(["bench", "peers", *what, "-d", "100ms", "--json", str(path)]) == 0
+    document = json.loads(path.read_text())
+    jsonschema.validate(document, json.loads(records.SCHEMA_FILE.read_text()))
+    found = records.by_case(records.read(path))
+    assert {name: len(runs) for name, runs in found["c2p2s16"].items()} == {"c": 2, "evloop-batch": 2}
+    assert {name: len(runs) for name, runs in found["raw-c2s16"].items()} == {"c-raw": 2, "evloop-aio-raw": 2}
     said = capsys.readouterr().out
     assert "evloop:" in said
     assert max(len(line) for line in said.splitlines()) <= 120
     assert "rows that evloop loses:" in said
 
 
+def test_peers_server_that_fails_is_named_and_the_command_exits_1(programs, tmp_path, monkeypatch, capsys):
+    """A comparison in which somebody is missing must not look complete to a script."""
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('no luck today')")
+    monkeypatch.setattr(peers_run, "prepare", lambda: programs)
+    monkeypatch.setitem(RIVALS, "evloop-batch", Rival("evloop-batch", str(broken)))
+    what = ["--cases", "c1p1s1", "--peers", "evloop-batch", "--rounds", "2", "-d", "100ms"]
+    assert evloop_command(["bench", "peers", *what]) == 1
+    out, err = capsys.readouterr()
+    assert "evloop-batch did not start: no luck today" in out
+    assert err == "evloop: bench peers: 1 of 2 rows failed; each says why in its table\n"
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [["--cases", "c1"], ["--rivals", "nobody"], ["--rounds", "1"], ["--seconds", "0"], ["--seconds", "x"]],
-    ids=" ".join,
+    ("arguments", "text"),
+    [
+        (["--cases", "c1"], "'c1' is no case"),
+        (["--peers", "nobody"], "no rival nobody; there are c, "),
+        (["--baseline", "nobody"], "no rival nobody; there are c, "),
+        (["--rounds", "1"], "--rounds: 1 is not in the range x>=2"),
+        (["--duration", "0"], "0 s is not within 0.1..3600 s"),
+        (["--duration", "x"], "-d: bad duration 'x'"),
+    ],
+    ids=str,
 )
-def test_main_wrong_arguments_exit_2(arguments):
+def test_peers_wrong_arguments_exit_2(arguments, text, capfd):
     """A typing error must not cost an hour of the wrong measurement."""
-    with pytest.raises(SystemExit) as caught:
-        echo.main(arguments)
-    assert caught.value.code == 2
+    assert evloop_command(["bench", "peers", *arguments]) == 2
+    assert text in capfd.readouterr().err
+
+
+def test_peers_list_names_what_is_not_installed(monkeypatch, capsys):
+    """Whoever plans an hour of measuring wants to know before what will be missing."""
+    monkeypatch.setitem(RIVALS, "absent", Rival("absent", "x.py", ("no_such_module_here",)))
+    assert evloop_command(["bench", "peers", "--list"]) == 0
+    assert "not installed: pip install no_such_module_here" in capsys.readouterr().out

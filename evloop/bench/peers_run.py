@@ -1,6 +1,6 @@
 """One run: a server on one core, the load on another, and what the load, the clocks and /proc say.
 
-Rule: nothing in this file prints, compares or knows a rival by name.  Read next: ``load.c``, ``echo.py``.
+Rule: nothing in this file prints, compares or knows a rival by name.  Read next: ``load.c``, ``peers.py``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from evloop.bench import native
+from evloop.bench.records import Round
 from evloop.bench.rivals import Rival
 
 PACKAGE_PARENT = str(pathlib.Path(__file__).parents[2])
 
 # Seconds from the start of a server to its LISTENING line: an import of everything from a cold disk takes about 2.
 START_TIMEOUT = 30.0
+
+# The share of its core above which the load could not have asked for more: the rate is then its own.
+CLIENT_BOUND = 0.85
+
+_PERCENTILES = {"p50": "p50", "p99": "p99", "p999": "p99.9", "max": "max"}
 
 # What would change the servers behind the table's back.
 UNWANTED = (
@@ -72,16 +78,16 @@ def parse_case(name: str) -> Case:
     """
     if name == "accept":
         return Case(name, "accept", 64)
-    if name == "idle":
-        return Case(name, "idle", 10_000)
+    if held := re.fullmatch(r"idle(?:-c(\d{4,6}))?", name):  # from 1,000 on pages are small beside what they hold
+        return Case(name, "idle", int(held[1] or 10_000))
     if name == "hold":  # under the 20,000 descriptors that a process may have on many machines
         return Case(name, "hold", 19_000)
     # Raw messages have no edges: the next one is sent when all of the last has come back.
     found = re.fullmatch(r"(raw-)?c(\d{1,6})(?(1)|p(\d{1,5}))s(\d{1,8})([km]?)", name)
     if not found:
         raise ValueError(
-            f"{name!r} is no case: cNpNsN (connections, in flight, payload bytes; k and m), raw-cNsN, accept, idle or "
-            "hold"
+            f"{name!r} is no case: cNpNsN (connections, in flight, payload bytes; k and m), raw-cNsN, accept, idle, "
+            "idle-cN or hold"
         )
     connections, pipeline, size = (int(found[i] or 1) for i in (2, 3, 4))
     if found[1] and not size:
@@ -135,11 +141,11 @@ def read_line(stream: IO[bytes], timeout: float) -> str:
     return line.decode().strip()
 
 
-def run(case: Case, rival: Rival, programs: Programs, seconds: float) -> dict[str, Any]:
-    """Run *rival* in *case* for *seconds*; return the load's figures, with ``rss`` in bytes.
+def run(case: Case, rival: Rival, programs: Programs, seconds: float) -> Round:
+    """Run *rival* in *case* for *seconds*; return the round, as ``schema.json`` has it.
 
-    For an idle case the figures are ``rss`` before, and ``bytes_per_connection``; for one that holds connections, those
-    of a witness beside them.
+    For an idle case it has the resident memory before, and ``bytes_per_connection``; for one that holds connections,
+    the figures of a witness beside them.
 
     Raises:
         RunFailed: the server did not start, or the load ended with an error.
@@ -156,7 +162,7 @@ def run(case: Case, rival: Rival, programs: Programs, seconds: float) -> dict[st
         return _drive([*command, address], pid, programs, seconds)
 
 
-def _drive(command: list[str], pid: int, programs: Programs, seconds: float) -> dict[str, Any]:
+def _drive(command: list[str], pid: int, programs: Programs, seconds: float) -> Round:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
         try:
             _pin(load.pid, programs.load_core)
@@ -171,12 +177,31 @@ def _drive(command: list[str], pid: int, programs: Programs, seconds: float) -> 
             load.kill()
     if load.returncode:
         raise RunFailed(f"exit {load.returncode}: {err.strip()}")
-    return {**json.loads(out), "rss": rss}
+    return _round(json.loads(out), rss)
+
+
+def _round(said: dict[str, Any], rss: int) -> Round:
+    """Return what ``load.c`` has printed as the schema's round."""
+    latency = {_PERCENTILES[key]: value * 1e3 for key, value in said["latency_us"].items()}
+    return {
+        "messages": said["messages"],
+        "seconds": said["seconds"],
+        "rate": said["messages_per_second"],
+        "clock": "send",
+        "latency_ns": latency,
+        "curve": [[share, round(value * 1e3)] for share, value in said["latency_curve_us"]],
+        "server": {"us_per_message": said["server_cpu_us"], "busy": said["server_busy"], "rss_bytes": rss},
+        "client": {
+            "us_per_message": said["load_cpu_us"],
+            "busy": said["load_busy"],
+            "client_bound": said["load_busy"] > CLIENT_BOUND,
+        },
+    }
 
 
 def _hold_idle(
     command: list[str], pid: int, programs: Programs, connections: int, witness: list[str] | None, seconds: float
-) -> dict[str, Any]:
+) -> Round:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as load:
         try:
             _pin(load.pid, programs.load_core)
@@ -195,7 +220,7 @@ def _hold_idle(
         finally:
             load.kill()
     (few, before), (_, after) = steps
-    return {"mode": "idle", "rss": before, "bytes_per_connection": (after - before) / max(connections - few, 1)}
+    return {"server": {"rss_bytes": before}, "bytes_per_connection": (after - before) / max(connections - few, 1)}
 
 
 def _resident(pid: int, name: str, field: str) -> int:

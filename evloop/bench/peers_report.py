@@ -1,23 +1,21 @@
-"""What the echo table says: the machine, the numbers with their spread, and the rows that evloop loses.
+"""What the table of echo servers says: the machine, the numbers with their intervals, and the rows that evloop loses.
 
 Plain text of at most 120 columns.  Rule: nothing in this file measures, and nothing here leaves a row out.
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
-import platform
-import re
 import subprocess
 import sys
 import textwrap
 from importlib import metadata
 from statistics import median
-from typing import Any
 
 from evloop.bench import native
-from evloop.bench.echo_run import Case, Programs, environment
+from evloop.bench.intervals import LEVEL, Comparison, confidence, paired
+from evloop.bench.peers_run import CLIENT_BOUND, Case, Programs, environment
+from evloop.bench.records import CaseResults, Runs, figures, host, middle
 from evloop.bench.rivals import C_RAW, RIVALS, TUNED, TUNED_MALLOC, C, Rival
 
 # The project's aims for the compiled rows: a framed echo through a callback costs at most this multiple of the C
@@ -47,18 +45,15 @@ IDLE_AIM = 1024
 UNPROMISED = ("evloop-pure", "evloop-coroutine")  # what an idle connection of these costs is published, no more
 WITNESS_AIM = 5000  # microseconds, p99.9 of a connection beside 19,000 that say nothing
 
-# Between two rows nearer than this nobody has lost; `--floor` prints what the same program differs from itself by.
-SAME = 1.02
-
 WIDTH = 120  # columns
 
-# One rival's runs in one case: the figures of each round that counts, or the text of a failure.
-Runs = list[dict[str, Any]]
-CaseResults = dict[str, Runs | str]
+
+CPU = "server/us_per_message"
 
 
-def machine(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
-    """Describe what was measured, on what, and how."""
+def notes(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
+    """Describe what is measured, on what, and how: a heading and a line each."""
+    found = host()
     pinned = f"server on core {programs.server_core}, load on core {programs.load_core}"
     if programs.server_core is None:
         pinned = "NOT PINNED: this process may use one core only, and server and load share it"
@@ -66,24 +61,27 @@ def machine(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
         pinned += ", WHICH ARE TWO THREADS OF ONE CORE: they slow each other"
     tuned = " ".join(f"{key}={value}" for key, value in TUNED_MALLOC.items())
     return {
-        "cpu": f"{cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
-        "cores": f"{pinned}; load average before the run {os.getloadavg()[0]:.2f}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}, garbage collector on",
-        "evloop": f"{metadata.version('evloop')}: {_implementation('evloop-function')}; "
+        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cores": f"{pinned}; load average before the run {found['load1']:.2f}",
+        "python": f"{found['python']}, garbage collector on",
+        "evloop": f"{found['evloop']}: {_implementation('evloop-function')}; "
         f"evloop-pure: {_implementation('evloop-pure')}",
         "rivals": ", ".join(_versions()),
         "C": f"{native.compiler_version(native.compiler())}, {' '.join(native.FLAGS)}",
         "malloc": f"default; rows named +malloc: {tuned}",
         "method": f"{rounds} interleaved rounds, the first dropped; {seconds:g} s each; closed loop, C load generator, "
         "every reply's length and number checked, all its bytes in raw cases",
-        "figures": "CPU: the server's own clock, user and system, per message; x C: of the same round; median, and "
-        "min..max; busy: share of its core",
+        "figures": "CPU: the server's own clock, user and system, of all threads, per message, median of the rounds; "
+        f"x: to another's of the same round, median, with {_interval(rounds - 1)}; =: the interval holds 1, or "
+        "less than 2 % apart; busy: share of its core; >=: the load was the bottleneck, above "
+        f"{CLIENT_BOUND:.0%} of its core",
     }
 
 
-def cpu_model() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    return found[1] if found else platform.machine()
+def _interval(rounds: int) -> str:
+    level = confidence(rounds)
+    said = f"its {LEVEL:.0%} interval, a bootstrap over the rounds"
+    return said if level == LEVEL else f"{said} ({rounds} can give {level:.0%} at most)"
 
 
 def _siblings(core: int) -> set[int]:
@@ -123,80 +121,97 @@ def wrapped(text: str, indent: int) -> str:
 
 
 def base_of(case: Case) -> str:
-    """Return the name of the row that the ratios are to: the C server."""
+    """Return the name of the row that the aims are against: the C server."""
     return C_RAW.name if case.raw else C.name
 
 
-def table(case: Case, results: CaseResults) -> str:
-    """Return the table of one case, cheapest first."""
-    base = base_of(case)
+def title(case: Case) -> str:
+    """Return what a case does, in words."""
     if case.mode == "idle":
-        title = f"{case.name}: {case.connections} connections, one message each, then silence"
+        return f"{case.name}: {case.connections} connections, one message each, then silence"
+    if case.mode == "hold":
+        return f"{case.name}: a witness beside {case.connections} idle connections, 1 in flight, {case.size} bytes"
+    what = "connect, one message, close" if case.mode == "accept" else f"{case.pipeline} in flight on each"
+    return f"{case.name}: {case.connections} connections, {what}, {case.size} bytes{' unframed' * case.raw}"
+
+
+def table(case: Case, results: CaseResults, baseline: str = "") -> str:
+    """Return the table of one case, cheapest first; its ratios are to the row *baseline*, to C if that is not there."""
+    base = baseline if not isinstance(results.get(baseline, ""), str) else base_of(case)
+    if case.mode == "idle":
         columns = f"{'':<27}{'bytes/connection':>18}{'min..max':>18}{'RSS before MiB':>18}"
+    elif case.mode == "hold":
+        columns = f"{'':<27}{'p50 us':>9}{'p99 us':>9}{'p99.9 us':>10}{'min..max':>18}{'messages/s':>16}{'RSS MiB':>9}"
     else:
         unit = "connection" if case.mode == "accept" else "message"
-        what = "connect, one message, close" if case.mode == "accept" else f"{case.pipeline} in flight on each"
-        title = f"{case.name}: {case.connections} connections, {what}, {case.size} bytes{' unframed' * case.raw}"
         columns = (
-            f"{'':<27}{'CPU us/' + unit:>17}{'x ' + base:>8}{'min..max':>14}{unit + 's/s':>16}{'p50 us':>9}"
+            f"{'':<27}{'CPU us/' + unit:>17}{'x ' + base[:10]:>13}{'interval':>13}{unit + 's/s':>15}{'p50 us':>9}"
             f"{'p99 us':>9}{'busy':>7}{'RSS MiB':>9}"
         )
-    if case.mode == "hold":
-        title = f"{case.name}: a witness beside {case.connections} idle connections, 1 in flight, {case.size} bytes"
-        columns = f"{'':<27}{'p50 us':>9}{'p99 us':>9}{'p99.9 us':>10}{'min..max':>18}{'messages/s':>16}{'RSS MiB':>9}"
-    lines = [title, columns]
+    lines = [title(case), columns]
     measured = {name: runs for name, runs in results.items() if not isinstance(runs, str)}
-    key = cost_field(case)
-    for name in sorted(measured, key=lambda name: middle(measured[name], key)):
+    for name in cheapest_first(case, measured):
         row = {"idle": _idle_row, "hold": _hold_row}.get(case.mode, _row)
         lines.append(row(name, measured[name], measured.get(base)))
     lines += [f"{name:<27}  {text}" for name, text in results.items() if isinstance(text, str)]
     return "\n".join(lines)
 
 
+def cheapest_first(case: Case, measured: dict[str, Runs]) -> list[str]:
+    """Return the names of rows by the figure that the case is about."""
+    return sorted(measured, key=lambda name: _middle(measured[name], cost_field(case)))
+
+
 def cost_field(case: Case) -> str:
     """Return the figure by which the rows of a case are compared."""
-    return {"idle": "bytes_per_connection", "hold": "p999"}.get(case.mode, "server_cpu_us")
+    return {"idle": "bytes_per_connection", "hold": "latency_ns/p99.9"}.get(case.mode, CPU)
 
 
-def middle(runs: Runs, key: str) -> float:
-    """Return the median of a figure."""
-    return float(median(run["latency_us"][key] if key == "p999" else run[key] for run in runs))
+def _middle(runs: Runs, path: str) -> float:
+    return middle(runs, path) or 0.0
 
 
-def ratios(runs: Runs, base: Runs, key: str) -> list[float]:
-    """Return the ratio to the base in each round: what both met in the same minute cancels out."""
-    return [float(run[key] / other[key]) for run, other in zip(runs, base, strict=False) if other[key]]
+def ratio(runs: Runs, base: Runs | None, path: str = CPU) -> Comparison | None:
+    """Compare two rows of a case by a figure, round by round."""
+    return paired(figures(runs, path), figures(base, path)) if base else None
+
+
+def said_ratio(found: Comparison | None) -> tuple[str, str]:
+    """Return a ratio and its interval as text."""
+    if found is None:
+        return "-", "-"
+    interval = "?" if found.high == float("inf") else f"{found.low:.2f}..{found.high:.2f}"
+    return f"{'= ' if found.same else ''}{found.times:.2f}", interval
 
 
 def _row(name: str, runs: Runs, base: Runs | None) -> str:
-    found = ratios(runs, base, "server_cpu_us") if base else []
-    ratio = f"{median(found):8.2f}{f'{min(found):.2f}..{max(found):.2f}':>14}" if found else f"{'-':>8}{'-':>14}"
-    p50, p99 = (median(run["latency_us"][key] for run in runs) for key in ("p50", "p99"))
+    times, interval = said_ratio(ratio(runs, base))
+    p50, p99 = (_middle(runs, f"latency_ns/{key}") / 1e3 for key in ("p50", "p99"))
+    bound = any(run["client"]["client_bound"] for run in runs)
+    rate = f"{'>= ' if bound else ''}{_middle(runs, 'rate'):,.0f}"
     return (
-        f"{name:<27}{middle(runs, 'server_cpu_us'):17.3f}{ratio}{middle(runs, 'messages_per_second'):16,.0f}"
-        f"{p50:9,.0f}{p99:9,.0f}{middle(runs, 'server_busy'):7.0%}{middle(runs, 'rss') / 2**20:9.1f}"
+        f"{name:<27}{_middle(runs, CPU):17.3f}{times:>13}{interval:>13}{rate:>15}{p50:9,.0f}{p99:9,.0f}"
+        f"{_middle(runs, 'server/busy'):7.0%}{_middle(runs, 'server/rss_bytes') / 2**20:9.1f}"
     )
 
 
 def _idle_row(name: str, runs: Runs, _base: Runs | None) -> str:
-    costs = [run["bytes_per_connection"] for run in runs]
+    costs = figures(runs, "bytes_per_connection")
     spread = f"{min(costs):,.0f}..{max(costs):,.0f}"
-    return f"{name:<27}{median(costs):18,.0f}{spread:>18}{middle(runs, 'rss') / 2**20:18.1f}"
+    return f"{name:<27}{median(costs):18,.0f}{spread:>18}{_middle(runs, 'server/rss_bytes') / 2**20:18.1f}"
 
 
 def _hold_row(name: str, runs: Runs, _base: Runs | None) -> str:
-    p50, p99, p999 = ([run["latency_us"][key] for run in runs] for key in ("p50", "p99", "p999"))
+    p50, p99, p999 = ([each / 1e3 for each in figures(runs, f"latency_ns/{key}")] for key in ("p50", "p99", "p99.9"))
     spread = f"{min(p999):,.0f}..{max(p999):,.0f}"
     return (
         f"{name:<27}{median(p50):9,.0f}{median(p99):9,.0f}{median(p999):10,.0f}{spread:>18}"
-        f"{middle(runs, 'messages_per_second'):16,.0f}{middle(runs, 'rss') / 2**20:9.1f}"
+        f"{_middle(runs, 'rate'):16,.0f}{_middle(runs, 'server/rss_bytes') / 2**20:9.1f}"
     )
 
 
 def losses(case: Case, results: CaseResults) -> list[str]:
     """Name each row of evloop that misses the aim, or that another's row is ahead of, or that failed."""
-    key = cost_field(case)
     measured = {name: runs for name, runs in results.items() if not isinstance(runs, str)}
     lines = [f"{case.name}: {name} {text}" for name, text in results.items() if isinstance(text, str) and _ours(name)]
     for name, runs in measured.items():
@@ -204,10 +219,8 @@ def losses(case: Case, results: CaseResults) -> list[str]:
             continue
         behind = [] if name == "evloop-pure" else _missed_aim(case, name, measured)
         for other, theirs in measured.items():
-            if not _compared(name, other) or not middle(theirs, key):
-                continue
-            times = middle(runs, key) / middle(theirs, key)
-            behind += [f"{other} {times:.2f}x"] * (times > SAME)
+            found = ratio(runs, theirs, cost_field(case)) if _compared(name, other) else None
+            behind += [f"{other} {found.times:.2f}x"] if found and found.more else []
         if behind:
             lines.append(f"{case.name}: {name} costs more than " + ", ".join(behind))
     return lines
@@ -225,19 +238,19 @@ def _missed_aim(case: Case, name: str, measured: dict[str, Runs]) -> list[str]:
     if RIVALS[name].on_aio:
         return _missed_aio_aims(case, name, measured)
     if case.mode == "idle":
-        cost = middle(runs, "bytes_per_connection")
+        cost = _middle(runs, "bytes_per_connection")
         missed = cost > IDLE_AIM and name not in UNPROMISED
         return [f"the aim ({cost:,.0f} bytes, aim {IDLE_AIM:,})"] * missed
     if case.mode == "hold":
-        slow = middle(runs, "p999")
+        slow = _middle(runs, "latency_ns/p99.9") / 1e3
         return [f"the aim (p99.9 {slow:,.0f} us, aim {WITNESS_AIM:,} us)"] * (slow > WITNESS_AIM)
     base = base_of(case)
-    if base not in measured:
+    found = ratio(runs, measured.get(base))
+    if found is None:
         return []
-    times = median(ratios(runs, measured[base], "server_cpu_us"))
     keys = [(case.name, name), ("", name), (case.name, "")]
     aim = next((AIMS[key] for key in keys if key in AIMS), CALLBACK_AIM)
-    return [f"{base} {times:.2f}x (aim {aim:.2f}x)"] * (times > aim)
+    return [f"{base} {found.times:.2f}x (aim {aim:.2f}x)"] * (found.times > aim)
 
 
 def _missed_aio_aims(case: Case, name: str, measured: dict[str, Runs]) -> list[str]:
@@ -246,9 +259,10 @@ def _missed_aio_aims(case: Case, name: str, measured: dict[str, Runs]) -> list[s
         rows = [row for row in (rival, rival + TUNED) if row in measured]
         if not rows:
             continue
-        better = min(rows, key=lambda row: middle(measured[row], "server_cpu_us"))
-        times = median(ratios(measured[name], measured[better], "server_cpu_us"))
-        missed += [f"the aim ({times:.3f}x {better}, aim {aim:.2f}x)"] * (times > aim)
+        better = min(rows, key=lambda row: _middle(measured[row], CPU))
+        found = ratio(measured[name], measured[better])
+        if found and found.times > aim:
+            missed.append(f"the aim ({found.times:.3f}x {better}, aim {aim:.2f}x)")
     return missed
 
 
