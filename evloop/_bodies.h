@@ -16,6 +16,8 @@
 #include <Python.h>
 #include <string.h>
 
+#include "_move.h"
+
 #define EVL_BODY_LEAST 32768      /* below it malloc has it at hand; BODY_LEAST of _framing.pxd */
 #define EVL_BODIES 16
 #define EVL_BODIES_TOTAL 4194304  /* bytes kept at most; what four connections with frames of a mebibyte go round in */
@@ -132,7 +134,7 @@ static inline PyObject *evl_copy(const unsigned char *data, Py_ssize_t size) {
     evl_smalls[size] = *evl_next_small(body);
     evl_smalls_count--;
     evl_forget_hash(body);
-    memcpy(PyBytes_AS_STRING(body), data, (size_t)size);
+    evl_move((unsigned char *)PyBytes_AS_STRING(body), data, (size_t)size);
     return body;
 }
 

@@ -54,6 +54,9 @@ from evloop.sockets import accept as accept_from
 cdef extern from "_wire.h":
     void evl_store(unsigned char* out, int order, uint64_t value) noexcept nogil
 
+cdef extern from "_move.h":
+    void evl_move(unsigned char* to, const unsigned char* data, size_t size) noexcept nogil
+
 cdef extern from "_syscalls.h":
     int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER
     int AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
@@ -340,7 +343,7 @@ cdef class Connection(Endpoint):
                     core.gathered + codec.size + size <= self._gather_room):
                 out = core.gather + core.gathered
                 evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
-                memcpy(out + codec.size, PyBytes_AS_STRING(payload), size)
+                evl_move(out + codec.size, <const unsigned char*>PyBytes_AS_STRING(payload), size)
                 core.gathered += codec.size + size
                 self._frames_sent += 1
                 return
@@ -780,7 +783,7 @@ cdef class Connection(Endpoint):
             self._frames_received += left
             _call(receive, receiver, frames)
             if Py_REFCNT(frames) == 1:  # nobody kept the list
-                give_items(frames, left)
+                give_items(frames)
             return 0
         left = min(PyList_GET_SIZE(frames) - self._next, MOST_FRAMES)
         # Asked again for each: a callback that calls on_readable() has delivered some of them itself.
@@ -895,7 +898,7 @@ cdef class Connection(Endpoint):
         cdef unsigned char* out = self._reserve(head + size if copied else head)
         evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
         if copied:
-            memcpy(out + head, PyBytes_AS_STRING(payload), size)
+            evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(payload), size)
             return 0
         try:
             return self._append_chunk(payload)
@@ -1527,5 +1530,5 @@ cdef void _write_frames(Codec codec, list payloads, unsigned char* out) noexcept
         payload = PyList_GET_ITEM(<PyObject*>payloads, index)
         size = PyBytes_GET_SIZE(<object>payload)
         evl_store(out, order, <uint64_t>(<int64_t>size + delta))
-        memcpy(out + head, PyBytes_AS_STRING(<object>payload), size)
+        evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(<object>payload), size)
         out += head + size

@@ -4,10 +4,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 # Give back the memory of frames, if they are bytes objects that nobody else holds: of one whose reference is the
-# caller's; of an item of a list, or of the first few, whose place None takes; of any item, if that is large.
+# caller's; of an item of a list, whose place None takes; of the items of a list that only the caller holds, which are
+# taken off its end; of an item, if that is large.
 cdef void give_back(PyObject* frame) noexcept
 cdef void give_item(list items, Py_ssize_t index) noexcept
-cdef void give_items(list items, Py_ssize_t count) noexcept
+cdef void give_items(list items) noexcept
 cdef void give_large(list items, Py_ssize_t index) noexcept
 
 
@@ -81,6 +82,8 @@ cdef class FrameDecoder:
                      Py_ssize_t room) except -1
     cdef Py_ssize_t _consume(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
                              Py_ssize_t room) except -1
+    cdef Py_ssize_t _scan_plain(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
+                                Py_ssize_t room) except -1
     cdef Py_ssize_t _scan(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
                           Py_ssize_t room) except -1
     cdef bint _keep(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1

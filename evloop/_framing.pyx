@@ -29,6 +29,9 @@ cdef extern from "_wire.h":
     int evl_store_varint(unsigned char* p, uint64_t value) noexcept nogil
     bint unlikely "EVL_UNLIKELY"(bint) noexcept nogil
 
+cdef extern from "_move.h":
+    void evl_move(unsigned char* to, const unsigned char* data, size_t size) noexcept nogil
+
 cdef extern from "_bodies.h":
     PyObject* evl_pooled_body(Py_ssize_t size) noexcept
     PyObject* evl_take_body(Py_ssize_t size) except NULL
@@ -38,6 +41,21 @@ cdef extern from "_bodies.h":
     void evl_give(PyObject* body) noexcept
     object _copy "evl_copy"(const unsigned char* data, Py_ssize_t size)
     PyObject* evl_copy(const unsigned char* data, Py_ssize_t size) noexcept
+
+cdef extern from "_scan.h":
+    ctypedef struct evl_scanner:
+        const unsigned char* at
+        const unsigned char* end
+        uint64_t low, high
+        int64_t delta
+        int order, failed
+        Py_ssize_t payload, largest
+        PyObject** frames
+    enum: EVL_BATCH
+    Py_ssize_t evl_scan(evl_scanner* scanner, Py_ssize_t room) noexcept
+    int evl_extend(PyObject* items, PyObject** objects, Py_ssize_t count) except -1
+    int evl_scanned(const evl_scanner* scanner) except -1
+    void evl_give_items(PyObject* items) noexcept
 
 cdef extern from "Python.h":
     object _new_bytes "PyBytes_FromStringAndSize"(const unsigned char* data, Py_ssize_t size)
@@ -70,10 +88,8 @@ cdef void give_item(list items, Py_ssize_t index) noexcept:
     evl_give_item(<PyObject*>items, index, 0)
 
 
-cdef void give_items(list items, Py_ssize_t count) noexcept:
-    cdef Py_ssize_t index
-    for index in range(min(count, len(items))):
-        evl_give_item(<PyObject*>items, index, 0)
+cdef void give_items(list items) noexcept:
+    evl_give_items(<PyObject*>items)
 
 
 cdef void give_large(list items, Py_ssize_t index) noexcept:
@@ -240,7 +256,7 @@ cdef bytes _encode_plain(Codec codec, list payloads):
         payload = PyList_GET_ITEM(payloads, index)
         size = PyBytes_GET_SIZE(<object>payload)
         evl_store(out, order, <uint64_t>(<int64_t>size + codec.delta))
-        memcpy(out + head, PyBytes_AS_STRING(<object>payload), size)
+        evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(<object>payload), size)
         out += head + size
     return frames
 
@@ -275,7 +291,7 @@ cdef bytes _frame(Codec codec, Py_ssize_t size, const unsigned char* payload, be
     codec.write_header(out, size, <const unsigned char*>PyBytes_AS_STRING(before),
                        <const unsigned char*>PyBytes_AS_STRING(after))
     if payload is not NULL:
-        memcpy(out + head, payload, size)
+        evl_move(out + head, payload, size)
     return frame
 
 
@@ -617,7 +633,10 @@ cdef class FrameDecoder:
         while len(items) < room and self._state != FAILED:
             if self._state == HEADER:
                 if self._header_size == 0:
-                    pos = self._scan(data, pos, end, items, room)
+                    if self._codec.simple and self._codec.deliver_as == 0:
+                        pos = self._scan_plain(data, pos, end, items, room)
+                    else:
+                        pos = self._scan(data, pos, end, items, room)
                     if pos == end or len(items) >= room:
                         break
                     if self._keep(data, pos, end):
@@ -633,6 +652,33 @@ cdef class FrameDecoder:
             else:
                 self._finish(items)
         return pos
+
+    cdef Py_ssize_t _scan_plain(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
+                                Py_ssize_t room) except -1:
+        """Take whole frames that are a length and the payload that is delivered, as :meth:`_scan` does."""
+        cdef Codec codec = self._codec
+        cdef evl_scanner scanner
+        cdef Py_ssize_t count, taken = 0
+        scanner.at, scanner.end = data + pos, data + end
+        scanner.low, scanner.high, scanner.delta, scanner.order = \
+            self._fast_low, self._fast_high, codec.delta, codec.order
+        scanner.payload, scanner.largest, scanner.failed = 0, self._largest, 0
+        room -= PyList_GET_SIZE(items)
+        while True:
+            count = evl_scan(&scanner, room - taken)
+            if count:
+                evl_extend(<PyObject*>items, scanner.frames, count)
+            evl_scanned(&scanner)
+            taken += count
+            if count < EVL_BATCH:
+                break
+        self._position += scanner.at - (data + pos)
+        self._frames += taken
+        self._payload_bytes += scanner.payload
+        self._largest = scanner.largest
+        if taken:
+            self._expected = scanner.payload if taken == 1 and scanner.payload >= GUESSED else 0
+        return scanner.at - data
 
     cdef Py_ssize_t _scan(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end, list items,
                           Py_ssize_t room) except -1:

@@ -18,7 +18,16 @@ CLASSES = ("Codec", "Framing", "FrameDecoder")
 # What only one of them needs: memory by hand, and the entry for raw pointers.
 COMPILED_ONLY = {
     "FrameDecoder": {
-        *("__dealloc__", "feed_pointer", "_grow", "_keep", "_header_bytes", "_drop_body", "_out_of_memory"),
+        *(
+            "__dealloc__",
+            "_scan_plain",
+            "feed_pointer",
+            "_grow",
+            "_keep",
+            "_header_bytes",
+            "_drop_body",
+            "_out_of_memory",
+        ),
         *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess", "feed_one"),
         *("held", "unfinished"),
     },
