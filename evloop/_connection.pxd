@@ -12,6 +12,7 @@ cdef enum:
 
 ctypedef struct Times:            # what a deadline needs to know; a connection without deadlines has none
     double began, frame_since, stalled_since, soft_since  # INFINITY: does not run
+    int64_t frames_before         # what was delivered of the stream while it was unframed
     int64_t frame_at              # offset in the stream of the frame that frame_since is about
     int64_t queued                # what the kernel held of the output when it was last asked, or -1
 
@@ -109,6 +110,10 @@ cdef class Connection(Endpoint):
     cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
     cdef Py_ssize_t _discarded
 
+    cdef int _refuse_coroutines(self, object protocol) except -1
+    cdef int _find_receivers_again(self) except -1
+    cdef int _expect_first_frame(self) except -1
+    cdef int _look_up_receivers(self) except -1
     cdef int _find_receivers(self) except -1
     cdef int _discard(self) except -1
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1

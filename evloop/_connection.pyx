@@ -31,6 +31,7 @@ from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
     NOT_PULLED,
+    NOT_SWITCHED,
     SEND_BUDGET,
     STATES,
     ConnectionStats,
@@ -43,6 +44,8 @@ from evloop._connection_shared import (
     output_too_large,
     overdue,
     reason_of,
+    refuse_frames,
+    stream_of,
 )
 from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
@@ -413,6 +416,71 @@ cdef class Connection(Endpoint):
     def __aexit__(self, kind, exc, traceback):
         return self.puller().left(kind)
 
+    def set_protocol(self, protocol):
+        """Have *protocol*'s methods called from now on; what was not delivered goes to it."""
+        self._refuse_coroutines(protocol)
+        if self._state != CLOSED or self.protocol is not None:
+            self.protocol = protocol
+            self._find_receivers_again()
+            if self._pending is not None:
+                left = self._pending[self._next:] or None
+                if self._pending is not None:  # else closed by a collection
+                    self._pending, self._next = left, 0  # another list: the running delivery ends
+                    self._continue_soon()
+
+    def set_framing(self, framing, rest=b""):
+        """Decode what comes from now on as *framing* says, or not at all; what is sent is encoded so, too."""
+        cdef FrameDecoder decoder = None
+        cdef bytes behind
+        cdef bint unframed = self.framing is None
+        self._refuse_coroutines(self.protocol)
+        behind = as_they_are(rest)
+        if framing is not None:
+            decoder = FramingDecoder(framing, max_frame=self._bounds.limits.max_frame)
+        if self._state != OPEN:
+            return
+        behind += stream_of(self.framing, [] if self._pending is None else self._pending[self._next:])
+        if self._decoder is not None and not isinstance(self._fault, MemoryError):
+            behind += self._decoder.take_rest()
+        self.framing, self._decoder = framing, decoder
+        self._codec = framing if framing is not None and (<Codec?>framing).simple else None
+        self._pending, self._undelivered = None, 0
+        if self._times is not NULL:
+            self._times.frame_at, self._times.frame_since = -1, INFINITY
+        if isinstance(self._fault, FramingError):
+            self._fault = None  # of bytes that are read anew
+        self._find_receivers_again()
+        if unframed and framing is not None:
+            self._expect_first_frame()
+        if behind and self._fault is None:
+            self._decode(<const unsigned char*>PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
+        elif self._bounds.frame_timeout:
+            self._time_frame()
+        self._continue_soon()
+
+    cdef int _refuse_coroutines(self, object protocol) except -1:
+        if self._receives == PULLED or type(protocol) is CoroutineProtocol:
+            raise RuntimeError(NOT_SWITCHED)
+        return 0
+
+    cdef int _find_receivers_again(self) except -1:
+        self._receiver = None
+        try:
+            self._look_up_receivers()
+        except TypeError as exc:
+            # The other of the two calls may be still to come.
+            self._receive, self._receives = refuse_frames(exc), ONE
+        return 0
+
+    cdef int _expect_first_frame(self) except -1:
+        """Have first_frame_timeout count for the first frame: the reads before it were none."""
+        if self._bounds.first_frame_timeout:
+            self._times.frames_before = self._frames_received
+            if self._times.began == INFINITY:
+                self._times.began = self.core.now()
+            self._watch(self._times.began + self._bounds.first_frame_timeout)
+        return 0
+
     def pause_reading(self):
         """Deliver nothing more, from this frame on, until :meth:`resume_reading`.  Idempotent.  Reactor thread only."""
         self._paused = True
@@ -503,21 +571,26 @@ cdef class Connection(Endpoint):
 
     # --- input -------------------------------------------------------------------------------------------------
 
-    cdef int _find_receivers(self) except -1:
+    cdef int _look_up_receivers(self) except -1:
         if type(self.protocol) is FunctionProtocol:
             self._receive, self._receives = self.protocol.handler, FUNCTION
             return 0
         if isinstance(self.protocol, Puller):
             self._receive, self._receives, self._pull_room = self.protocol, PULLED, <int>MOST_FRAMES
             return 0
+        many, one = find_receivers(self.protocol, self.framing is not None)
+        method, self._receives = (one, ONE) if many is None else (many, MANY)
+        # A bound method would be an object a connection, and is taken apart again in each call.
+        if type(method) is MethodType and method.__self__ is self.protocol:
+            self._receive, self._receiver = method.__func__, self.protocol
+        else:
+            self._receive = method
+        return 0
+
+    cdef int _find_receivers(self) except -1:
+        self._receiver = None
         try:
-            many, one = find_receivers(self.protocol, self.framing is not None)
-            method, self._receives = (one, ONE) if many is None else (many, MANY)
-            # A bound method would be an object a connection, and is taken apart again in each call.
-            if type(method) is MethodType and method.__self__ is self.protocol:
-                self._receive, self._receiver = method.__func__, self.protocol
-            else:
-                self._receive = method
+            self._look_up_receivers()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -1393,7 +1466,7 @@ cdef class Connection(Endpoint):
         if self._state != OPEN:
             return
         now = self.core.now()
-        if self._frames_received:
+        if self._frames_received > self._times.frames_before:
             self._times.began = INFINITY
         if self._times.stalled_since + bounds.write_timeout / 2 <= now:
             self._ask_kernel(now)
@@ -1464,6 +1537,7 @@ cdef Times* _new_times() except NULL:
         raise MemoryError
     times.began = times.frame_since = times.stalled_since = times.soft_since = INFINITY
     times.frame_at = times.queued = -1
+    times.frames_before = 0
     return times
 
 

@@ -27,7 +27,7 @@ OPEN = STATES[0]
 # The attributes of Deadlines, which are slots of the connection: two bases with slots of their own do not go together.
 SLOTS = (
     "_limits", "_timer", "_timed", "_due", "_last_activity",
-    "_began", "_frame_since", "_frame_at", "_stalled_since", "_queued", "_soft_since",
+    "_began", "_frames_before", "_frame_since", "_frame_at", "_stalled_since", "_queued", "_soft_since",
 )  # fmt: skip
 
 
@@ -54,6 +54,7 @@ class Deadlines:
         self._due = inf  # when the timer looks at the deadlines; -inf once closing, which has a timer of its own
         self._last_activity = 0.0
         self._began = self._frame_since = self._stalled_since = self._soft_since = inf
+        self._frames_before = 0  # what was delivered of the stream while it was unframed, as frames_received counts it
         self._frame_at = -1  # offset in the stream of the frame that _frame_since is about
         self._queued: int | None = None  # what the kernel held of the output when it was last asked
 
@@ -83,7 +84,7 @@ class Deadlines:
         if self._state is not OPEN:
             return None
         limits, now, reading = self._limits, self._reactor.time(), self._events & EVENT_READ
-        if self._frames_received:
+        if self._frames_received > self._frames_before:
             self._began = inf
         if self._stalled_since + limits.write_timeout / 2 <= now:
             self._ask_kernel(now)

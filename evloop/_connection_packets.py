@@ -18,9 +18,12 @@ from typing import Any
 from evloop._connection_py import CLOSED, OPEN, Connection
 from evloop._packets import STREAM_PACKET, PacketTooLarge, check_message, largest_packet, read_packet
 from evloop.errors import CloseReason
+from evloop.framing import Framing
 from evloop.protocol import Protocol
 from evloop.reactor import Core
 from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted
+
+NOT_REFRAMED = "without framing each packet is a message, and with one it is not: a SEQPACKET connection stays with one"
 
 
 class PacketConnection(Connection):
@@ -62,6 +65,12 @@ class PacketConnection(Connection):
         for message in messages:
             check_message(message, self._largest)
         return self._put(b"".join(messages), len(messages), [len(message) for message in messages])
+
+    def set_framing(self, framing: Framing | None, rest: Any = b"") -> None:
+        """As for a stream; RuntimeError if the packets would become messages, or cease to be: both have queued some."""
+        if (framing is None) != (self.framing is None):
+            raise RuntimeError(NOT_REFRAMED)
+        super().set_framing(framing, rest)
 
     # --- input -------------------------------------------------------------------------------------------------
 

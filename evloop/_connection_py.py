@@ -44,6 +44,7 @@ from evloop._connection_shared import (
     reason_of,
     reset_on_close,
 )
+from evloop._connection_switch import Switching
 from evloop.addresses import Address
 from evloop.errors import CloseReason, FramingError, TlsError, TruncatedFrame
 from evloop.framing import FrameDecoder, Framing
@@ -61,7 +62,7 @@ IMPLEMENTATION = "python"
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Deadlines, Pulling, Ends, Endpoint):
+class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -310,6 +311,8 @@ class Connection(Deadlines, Pulling, Ends, Endpoint):
                 exc.frames = ()  # type: ignore[attr-defined]  # the very object may be raised again, for another stream
         self._undelivered += decoder.position - start
 
+    _decode_plain = _decode  # what is no record of TLS's
+
     def _input(self) -> int:
         """Return the bytes that were received and not delivered: of the unfinished frame, and of whole ones."""
         decoder = self._decoder
@@ -368,8 +371,8 @@ class Connection(Deadlines, Pulling, Ends, Endpoint):
         for _ in range(min(len(pending), FRAMES_PER_TURN)):
             self._frames_received += 1
             receive(pending.popleft())
-            # Empty: a callback that calls on_readable() has delivered the others itself.
-            if self._held() or self._state is not OPEN or not pending:
+            # Empty: a callback that calls on_readable() has delivered the others itself; another one: set_framing().
+            if self._held() or self._state is not OPEN or not pending or self._pending is not pending:
                 return None
         if pending:
             self._continue_soon()

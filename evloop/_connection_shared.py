@@ -8,12 +8,15 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evloop._framing_spec import bytes_view
 from evloop.errors import CloseReason, FrameTooLarge, FramingError, TlsError
 from evloop.limits import Limits
+
+if TYPE_CHECKING:
+    from evloop.framing import Framing
 
 # Frames that one connection may have delivered in a turn.  A read of 256 KiB can hold 65,536 empty ones; at a
 # microsecond a callback, 1,024 keep the others waiting for about a millisecond.
@@ -43,6 +46,9 @@ NOT_PULLED = (
     "this connection's frames go to its handler's callbacks: recv(), drain() and `async for` are for a coroutine "
     "handler, and for what evloop.aio.connect() returns"
 )
+
+
+NOT_SWITCHED = "a coroutine takes this connection's frames, or would: another protocol or framing is for callbacks"
 
 
 class ConnectionStats(NamedTuple):
@@ -99,6 +105,37 @@ def find_receivers(protocol: Any, framed: bool) -> tuple[Any, Any]:
     if many is None and one is None:
         raise TypeError(f"{type(protocol).__name__} has no method {wanted}")
     return many, one
+
+
+def refuse_frames(error: TypeError) -> Callable[..., object]:
+    """Return what stands for the method that a protocol lacks, as *error* says: it raises that when it is called."""
+
+    def refuse(*_args: object) -> None:
+        raise TypeError(*error.args)
+
+    return refuse
+
+
+def stream_of(framing: Framing | None, items: Iterable[Any]) -> bytes:
+    """Return the bytes of the stream that these frames were, or these reads of one without framing.
+
+    Raises:
+        RuntimeError: the framing has delivered less than there was.
+    """
+    if framing is None or framing.deliver == "frame":
+        return b"".join(items)
+    if framing.deliver == "pair":
+        return b"".join([part for pair in items for part in pair])
+    payloads = list(items)
+    if not payloads:
+        return b""
+    if framing.width == "varint" or framing.header_size != framing.width:
+        raise RuntimeError(
+            f"{len(payloads)} frames behind this one are decoded, and without the bytes of their headers; "
+            'deliver="frame" keeps them'
+        )
+    # Limits.max_frame may be the larger of the two bounds.
+    return framing.replace(max_frame=max(map(len, payloads))).encode_many(payloads)
 
 
 def as_they_are(payload: Any, before: bytes = b"", after: bytes = b"") -> bytes:
