@@ -74,6 +74,7 @@ cdef class ReadyQueue:
     cdef int push(self, object entry) except -1
     cdef object pop(self)         # the caller has seen count > 0
     cdef int _grow(self) except -1
+    cdef int reserve(self, Py_ssize_t more) except -1  # so that as many push() allocate nothing
     cdef list _entries(self)
 
 
@@ -199,7 +200,7 @@ cdef class Core:
     cdef int turn_without_wait(self) except -1
     cdef int turn(self, double timeout) except -1         # < 0: no limit
     cdef int run_ready(self, Py_ssize_t left) except -1
-    cdef int flush_dirty(self) except -1
+    cdef int flush_dirty(self, bint whole) except -1  # whole: no matter how long it takes
     cdef double time_to_wait(self, double timeout) except? -2
     cdef int wait(self, double timeout) except -1
     cdef int run_event(self, int index) except -1

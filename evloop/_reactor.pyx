@@ -58,6 +58,7 @@ IMPLEMENTATION = "cython"
 RECV_BUFFER = 256 * 1024
 MAX_WAIT = 24 * 3600.0
 WAKEUP_READ = 4096
+FLUSH_SLICE = 0.002
 
 cdef enum:
     MIN_SCHEDULED_FOR_REBUILD = 100
@@ -72,7 +73,11 @@ cdef enum:
     # seventeenth of what it was, and what signals wait for is as many callbacks more.
     MAX_SKIPPED = 16
 
+    # Flushes between two looks at the clock; see _reactor_py.
+    FLUSHES_UNTIMED = 16
+
 cdef double MAX_CANCELLED_FRACTION = 0.5
+cdef double SLICE = FLUSH_SLICE
 cdef double LONGEST_WAIT = MAX_WAIT
 cdef object monotonic = time.monotonic
 
@@ -124,6 +129,11 @@ cdef class ReadyQueue:
             ring[index] = self._ring[(self._head + index) & (room - 1)]
         self._head = 0
         self._ring = ring
+        return 0
+
+    cdef int reserve(self, Py_ssize_t more) except -1:
+        while self.count + more > PyList_GET_SIZE(<PyObject*>self._ring):
+            self._grow()
         return 0
 
     cdef list _entries(self):
@@ -1316,7 +1326,7 @@ cdef class Core:
         cdef Py_ssize_t left
         cdef int events, done = 0
         self.check_closed()  # the turn before may have forked, and this be the child
-        self.flush_dirty()
+        self.flush_dirty(False)
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
         events = self.wait(self.time_to_wait(timeout))
         self._awake = True
@@ -1413,16 +1423,24 @@ cdef class Core:
         for endpoint, exc in failures:
             endpoint._failed(exc)
 
-    def _flush_dirty(self):
-        """Flush what was marked with ``flush_soon``; return whether that has marked something anew."""
-        self.flush_dirty()
+    def _flush_dirty(self, bint whole=False):
+        """Flush what was marked with ``flush_soon``, a slice or the *whole* of it; return whether any is marked now."""
+        self.flush_dirty(whole)
         return self._to_flush.count > 0
 
-    cdef int flush_dirty(self) except -1:
+    cdef int flush_dirty(self, bint whole) except -1:
         # Only what is on the list now: an endpoint that marks itself again must not keep the reactor here.
-        cdef Py_ssize_t left = self._to_flush.count
+        cdef Py_ssize_t left = self._to_flush.count, untimed = FLUSHES_UNTIMED
+        cdef bint timed = not whole and left > untimed
+        cdef double until = self.now() + SLICE if timed else 0
         cdef Endpoint endpoint
         while left > 0 and self._to_flush.count > 0:
+            if timed:
+                if untimed == 0:
+                    if self.now() >= until:
+                        break
+                    untimed = FLUSHES_UNTIMED
+                untimed -= 1
             left -= 1
             endpoint = <Endpoint>self._to_flush.pop()
             endpoint._dirty = False

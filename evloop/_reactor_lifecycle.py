@@ -84,7 +84,7 @@ class Lifecycle(Core):
         try:
             yield
             self._check_closed()  # a child that the last turn has forked: its run is not the parent's
-            self._flush_dirty()  # what the last turn queued must not wait for a run that may never come
+            self._flush_dirty(whole=True)  # what the last turn queued must not wait for a run that may never come
         finally:
             self._stopping = False
             self._awake = False

@@ -6,7 +6,8 @@ the one thread that called ``run_forever`` or ``run_until``.  :class:`Core` is t
 
 A turn, always in this order:
 
-1. flush the endpoints that asked for it with ``flush_soon``;
+1. flush the endpoints that asked for it with ``flush_soon``, first come, first served; after two milliseconds the rest
+   is left for the next turn, and this one does not wait;
 2. wait: not at all if something is ready, else until the first deadline; a look that could only bring what comes from
    outside, while nothing but the reactor's own wake-ups is watched, may be left out, 16 turns in a row at most;
 3. append the ready endpoints to the FIFO of ready things;

@@ -91,7 +91,7 @@ class AsyncioLifecycle(Transports, _Base):  # type: ignore[misc]
             finally:
                 self._awake = False
         if self._stopping:
-            self._flush_dirty()  # what the last turn queued must not wait for a run that may never come
+            self._flush_dirty(whole=True)  # what the last turn queued must not wait for a run that may never come
 
     def close(self) -> None:
         """Close the loop; it must not run.  Idempotent."""
