@@ -48,7 +48,7 @@ def extensions():
     asyncio = ("aio._core", "aio._datagram", "aio._session", "aio._streams", "aio._transport")
     compiled = [
         Extension(f"evloop.{name}", [f"evloop/{name.replace('.', '/')}.pyx"], depends=headers, **options)
-        for name in ("_framing", "_reactor", "_connection", *asyncio)
+        for name in ("_framing", "_reactor", "_connection", "_group", *asyncio)
     ]
     annotate = os.environ.get("EVLOOP_ANNOTATE") == "1"
     # language_level is set here once; safety directives (boundscheck, ...) stand on the functions that need them.

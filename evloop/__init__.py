@@ -28,6 +28,7 @@ from evloop.errors import (
     UnexpectedFrame,
 )
 from evloop.framing import DecoderStats, FrameDecoder, Framing
+from evloop.group import Group
 from evloop.limits import Limits
 from evloop.protocol import Protocol
 from evloop.reactor import Endpoint, Reactor
@@ -41,6 +42,7 @@ __all__ = [
     "CloseReason",
     "Connection",
     "ConnectionStats",
+    "Group",
     "Protocol",
     # the wire format
     "DecoderStats",

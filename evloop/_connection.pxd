@@ -46,10 +46,32 @@ cdef enum:                        # STATES, by number
     LINGERING
     CLOSED
 
+cdef enum:                        # what share() says: it went nowhere; it went; _mind_output() when all have theirs
+    PASSED
+    SHARED
+    MIND
+
 cdef enum:                        # what somebody waits for whom a Puller resumes
     NOTHING
     FRAME
     CANCELLED                     # nothing any more: which is told in a later turn
+
+
+cdef class Membership:            # a group, as far as a connection knows it
+    cdef bint mixed               # the members may have different framings
+
+    cdef void left(self, Py_ssize_t index) noexcept  # the member at *index* is one no more, and has forgotten it
+    cdef void moved(self, Py_ssize_t index, Py_ssize_t place) noexcept  # it knows the group in another place now
+
+ctypedef struct Place:            # in a group
+    void* group                   # borrowed: it has itself forgotten before it goes, and so does the connection
+    Py_ssize_t index              # of the connection, among its members
+
+ctypedef struct Places:           # and behind it a Place for each of the groups
+    Py_ssize_t count, room
+
+cdef inline Place* place_at(Places* places, Py_ssize_t index) noexcept:
+    return <Place*>(places + 1) + index
 
 
 cdef class Puller:                # a protocol that takes the frames itself, when its coroutine asks for one
@@ -85,6 +107,7 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
     # output, beside what lies in the core's gather: the chunks, then the tail
     cdef object _broken
+    cdef bytes _shared            # all of the output, if it is one thing that a group has sent, and small; else None
     cdef Py_ssize_t _waiting      # bytes of both
     cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
     cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
@@ -106,6 +129,7 @@ cdef class Connection(Endpoint):
     cdef public object protocol, framing, context
     cdef readonly object close_reason
     cdef object _exc, _on_lost
+    cdef Places* _places          # NULL: in no group
     cdef object _peer             # an Address, or None until it is asked for
     cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
     cdef Py_ssize_t _discarded
@@ -131,6 +155,12 @@ cdef class Connection(Endpoint):
     cdef PyObject* _take_frame(self) except? NULL
     cdef Puller puller(self)
     cdef int _peer_closed(self) except -1
+    cdef Py_ssize_t place_in(self, Membership group) noexcept       # or -1
+    cdef int join(self, Membership group, Py_ssize_t index) except -1  # in a new place, the last
+    cdef void leave(self, Py_ssize_t place) noexcept
+    cdef void _leave_groups(self) noexcept
+    cdef bint takes_shared(self) noexcept
+    cdef int share(self, bytes data, Py_ssize_t frames) except -1
     cdef bint _may_put(self) except -1
     cdef int _prepare_chunks(self) except -1
     cdef int _append(self, bytes payload) except -1
@@ -138,6 +168,7 @@ cdef class Connection(Endpoint):
     cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL
     cdef int _spill(self) except -1
+    cdef int _unshare(self) except -1
     cdef int _tail_to_chunk(self) except -1
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
@@ -145,6 +176,7 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _room_in_turn(self) noexcept
     cdef int _send_gathered(self) except -1
     cdef int _send_waiting(self) except -1
+    cdef int _send_shared(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1
     cdef int _sent(self, Py_ssize_t size) except -1
     cdef void _drop_output(self) noexcept

@@ -111,6 +111,7 @@ cdef enum:
     # One sendmsg: 64 frames in flight with a header each are 128 parts; the kernel takes 1024 (IOV_MAX).
     PARTS = 128
     FIRST_TAIL = 512
+    FIRST_PLACES = 4
 
 cdef Py_ssize_t ALL = PY_SSIZE_T_MAX
 cdef Py_ssize_t READ_SIZE = RECV_BUFFER
@@ -236,6 +237,16 @@ cdef object _address_from(unsigned char* raw, socklen_t size):
     return address_of(socket.AF_INET, (host, port))
 
 
+cdef class Membership:
+    """A group, as far as a connection knows it."""
+
+    cdef void left(self, Py_ssize_t index) noexcept:
+        pass
+
+    cdef void moved(self, Py_ssize_t index, Py_ssize_t place) noexcept:
+        pass
+
+
 cdef class Puller:
     """A protocol that takes the frames itself: the one of a coroutine.  Its methods are the subclass's."""
 
@@ -291,6 +302,7 @@ cdef class Connection(Endpoint):
         self.closed = False
 
     def __dealloc__(self):
+        self._leave_groups()
         self._drop_output()
         free(self._times)
         if self.core is not None and self.core.gather_owner is <void*>self:
@@ -432,6 +444,7 @@ cdef class Connection(Endpoint):
         """Decode what comes from now on as *framing* says, or not at all; what is sent is encoded so, too."""
         cdef FrameDecoder decoder = None
         cdef bytes behind
+        cdef Py_ssize_t index
         cdef bint unframed = self.framing is None
         self._refuse_coroutines(self.protocol)
         behind = as_they_are(rest)
@@ -452,6 +465,8 @@ cdef class Connection(Endpoint):
         self._find_receivers_again()
         if unframed and framing is not None:
             self._expect_first_frame()
+        for index in range(0 if self._places is NULL else self._places.count):
+            (<Membership>place_at(self._places, index).group).mixed = True
         if behind and self._fault is None:
             self._decode(<const unsigned char*>PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
         elif self._bounds.frame_timeout:
@@ -943,6 +958,83 @@ cdef class Connection(Endpoint):
         return as_they_are(payload, before, after) if self.framing is None else \
             self.framing.encode(payload, before, after)
 
+    # What belongs to groups: the twin of _connection_share.py.
+
+    cdef Py_ssize_t place_in(self, Membership group) noexcept:
+        cdef Py_ssize_t index
+        # Twenty groups are many, and a search through as many is a cache line or five.
+        for index in range(0 if self._places is NULL else self._places.count):
+            if place_at(self._places, index).group is <void*>group:
+                return index
+        return -1
+
+    cdef int join(self, Membership group, Py_ssize_t index) except -1:
+        cdef Places* places = self._places
+        cdef Py_ssize_t count = 0 if places is NULL else places.count, room
+        if places is NULL or count == places.room:
+            room = max(2 * count, <Py_ssize_t>FIRST_PLACES)
+            places = <Places*>realloc(places, sizeof(Places) + room * sizeof(Place))
+            if places is NULL:
+                raise MemoryError
+            places.room = room
+            self._places = places
+        places.count = count + 1
+        place_at(places, count).group = <void*>group
+        place_at(places, count).index = index
+        return 0
+
+    cdef void leave(self, Py_ssize_t place) noexcept:
+        cdef Places* places = self._places
+        cdef Place* last
+        places.count -= 1
+        if places.count == 0:
+            self._places = NULL
+            free(places)
+        elif place != places.count:
+            last = place_at(places, places.count)
+            place_at(places, place)[0] = last[0]
+            (<Membership>last.group).moved(last.index, place)
+
+    cdef void _leave_groups(self) noexcept:
+        cdef Places* places = self._places
+        cdef Py_ssize_t index
+        self._places = NULL
+        for index in range(0 if places is NULL else places.count):
+            (<Membership>place_at(places, index).group).left(place_at(places, index).index)
+        free(places)
+
+    cdef bint takes_shared(self) noexcept:
+        """Tell whether what a group sends goes anywhere."""
+        return self._state == OPEN and self._broken is None and not self._write_eof
+
+    cdef int share(self, bytes data, Py_ssize_t frames) except -1:
+        """Add the frames of a group, and have them flushed before the next wait; runs nobody's code."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        if size >= REFERENCED:
+            self._prepare_chunks()
+        if not self.takes_shared():
+            return PASSED
+        if size >= REFERENCED:
+            self._append_chunk(data)
+        elif self._output() or self._corked:
+            if size:
+                memcpy(self._reserve(size), PyBytes_AS_STRING(data), size)
+        elif size:
+            self._shared, self._waiting = data, size
+        self._frames_sent += frames
+        if self.wanted & EVENT_WRITE:
+            return MIND
+        if not self._corked:
+            self.core.flush_later(self)
+        return MIND if self._output() > min(self._bounds.high_water, self._alarm) else SHARED
+
+    def _mind_output(self):
+        """Keep the bounds of the output, as :meth:`send` does behind what it adds."""
+        if self._corked or self.wanted & EVENT_WRITE:
+            self._flush_unless_corked()
+        if self._output() > self._alarm:
+            self._output_high()
+
     cdef bint _may_put(self) except -1:
         """Tell whether what is sent now goes anywhere."""
         if self._write_eof:
@@ -988,6 +1080,8 @@ cdef class Connection(Endpoint):
             return 0
         if self.core.gather_owner is <void*>self:
             self._spill()
+        if self._shared is not None:
+            self._unshare()
         self._tail_to_chunk()
         self._chunks.append(chunk)
         self._waiting += size
@@ -1009,6 +1103,8 @@ cdef class Connection(Endpoint):
             core.gather_owner = <void*>self
             core.gathered = size
             return out
+        if self._shared is not None:
+            self._unshare()
         return self._reserve_tail(size)
 
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL:
@@ -1038,6 +1134,15 @@ cdef class Connection(Endpoint):
         except MemoryError as exc:
             self._end(CloseReason.ERROR, exc)  # accepted output is lost, and with it the stream
             raise
+        return 0
+
+    cdef int _unshare(self) except -1:
+        """Copy what a group has sent to this connection's own tail, so that more can follow."""
+        cdef bytes data = self._shared
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        memcpy(self._reserve_tail(size), PyBytes_AS_STRING(data), size)
+        self._waiting -= size  # it has been counted
+        self._shared = None
         return 0
 
     cdef int _tail_to_chunk(self) except -1:
@@ -1132,6 +1237,8 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t left = self._send_room, index = self._first, offset = self._offset, size, sent
         cdef int count = 0
         cdef PyObject* chunk
+        if self._shared is not None:
+            return self._send_shared()
         if self._chunks is not None:
             while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
                 chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
@@ -1160,6 +1267,27 @@ cdef class Connection(Endpoint):
         self._waiting -= sent
         self._sent(sent)
         return self._forget_sent(sent)
+
+    cdef int _send_shared(self) except -1:
+        """Send what a group has sent from where it is; what the kernel leaves of it is this connection's own."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._shared), sent
+        sent = self.core.sys.send(
+            self._sock, PyBytes_AS_STRING(self._shared), min(size, self._send_room), MSG_NOSIGNAL)
+        if sent < 0:
+            return 0 if _would_block(errno) else self._write_failed(errno)
+        self._sent(sent)
+        if sent == size:
+            self._shared = None
+            self._waiting = 0
+        elif sent:
+            try:
+                self._unshare()
+            except MemoryError as exc:
+                self._end(CloseReason.ERROR, exc)  # the rest of what was begun is lost, and with it the stream
+                raise
+            self._waiting -= sent
+            self._tail_start += sent
+        return 0
 
     cdef int _forget_sent(self, Py_ssize_t sent) except -1:
         """Let go of what the kernel has taken."""
@@ -1201,6 +1329,7 @@ cdef class Connection(Endpoint):
             for index in range(self._first, PyList_GET_SIZE(self._chunks)):
                 give_large(self._chunks, index)
             self._chunks = None
+        self._shared = None
         self._first = self._offset = 0
         free(self._tail)
         self._tail = NULL
@@ -1259,6 +1388,7 @@ cdef class Connection(Endpoint):
             self._times = _new_times()
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
+        self._leave_groups()
         self._pending = None
         self._timed, self._due = True, -INFINITY
         self._last_activity = self.core.now()
@@ -1322,6 +1452,7 @@ cdef class Connection(Endpoint):
         self._state = CLOSED
         if reason is not None:
             self.close_reason, self._exc = reason, exc
+        self._leave_groups()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -1374,6 +1505,7 @@ cdef class Connection(Endpoint):
         self._state = CLOSED
         self.closed = self._write_eof = self._scheduled = True  # so send() raises, and nothing asks for another turn
         self._sock = -1
+        self._leave_groups()
         if self.core.gather_owner is <void*>self:
             self.core.gather_owner = NULL
         self.core.sys.close(fd)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from evloop._connection_py import CLOSED, OPEN, Connection
@@ -114,6 +114,16 @@ class PacketConnection(Connection):
             self._sizes.extend((len(data),) if sizes is None else sizes)
             data = b""  # it is in the output, and what is left is to write that
         super()._put(data, frames)
+
+    def _check_shared(self, parts: Iterable[bytes]) -> None:
+        if self._sizes is not None:
+            for message in parts:
+                check_message(message, self._largest)
+
+    def _add_output(self, data: bytes, parts: list[bytes]) -> None:
+        super()._add_output(data, parts)
+        if self._sizes is not None:
+            self._sizes.extend(map(len, parts))
 
     def _write(self, data: memoryview) -> int:
         """Hand packets to the kernel as long as it takes them; return their bytes.

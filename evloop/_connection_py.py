@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from evloop._connection_deadlines import SLOTS, Deadlines
 from evloop._connection_ends import Ends
 from evloop._connection_pull import PULL_SLOTS, Puller, Pulling
+from evloop._connection_share import SHARE_SLOTS, Sharing
 from evloop._connection_shared import (
     DISCARD_BUDGET,
     FRAMES_PER_TURN,
@@ -62,7 +63,7 @@ IMPLEMENTATION = "python"
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
+class Connection(Deadlines, Pulling, Switching, Sharing, Ends, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -81,7 +82,7 @@ class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
         "_sock", "_fd", "_peer", "_on_lost", "_throttle", "protocol", "framing", "context",
         "_encode", "_decoder", "_receive_many", "_receive_one",
         # where it is in its life
-        "_state", "close_reason", "_exc", *SLOTS, *PULL_SLOTS,
+        "_state", "close_reason", "_exc", *SLOTS, *PULL_SLOTS, *SHARE_SLOTS,
         # input: decoded and not delivered, and what comes behind it
         "_pending", "_undelivered", "_fault", "_eof", "_eof_told", "_paused", "_scheduled", "_discarded",
         # output
@@ -110,6 +111,7 @@ class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
         super().__init__(reactor)
         self._init_deadlines(limits)
         self._init_pulling()
+        self._groups = None
         self._peer = peer if peer is not None or isinstance(sock, socket.socket) else sock.peer
         self._sock = socket_of(sock)
         self._fd = self._sock.fileno()
@@ -530,6 +532,7 @@ class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
             return
         self._state = FLUSHING
         self.close_reason, self._exc = reason, exc
+        self._leave_groups()
         self._pending.clear()
         self._timed, self._due = True, -inf
         self._last_activity = self._reactor.time()
@@ -586,6 +589,7 @@ class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
         self._state = CLOSED
         if reason is not None:
             self.close_reason, self._exc = reason, exc
+        self._leave_groups()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -631,6 +635,7 @@ class Connection(Deadlines, Pulling, Switching, Ends, Endpoint):
         """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
         self._state = CLOSED
         self.closed = self._write_eof = self._scheduled = True  # so send() raises, and nothing asks for another turn
+        self._leave_groups()
         self._sock.close()
 
     # --- small parts -------------------------------------------------------------------------------------------

@@ -51,6 +51,14 @@ NOT_PULLED = (
 NOT_SWITCHED = "a coroutine takes this connection's frames, or would: another protocol or framing is for callbacks"
 
 
+def not_a_connection(thing: object) -> str:
+    """Return why *thing* cannot be in a group."""
+    return f"a group is of connections, not of {type(thing).__name__}"
+
+
+OTHER_REACTOR = "the members of a group share a reactor, and this connection has another one"
+
+
 class ConnectionStats(NamedTuple):
     """Counters of one connection; all ints."""
 

@@ -182,6 +182,9 @@ class TlsConnection(Connection):
         if not self._handshaking or self._state is CLOSED:  # that may be the copy in a forked child, which raises
             super()._put(data, frames)
 
+    def _takes_shared(self) -> bool:
+        return not self._handshaking and super()._takes_shared()
+
     def flush(self) -> None:
         """Write what the kernel takes, then see what that changes."""
         if self._state is not CLOSED and self._state is not LINGERING:

@@ -22,6 +22,8 @@ DOORS = {
     "evloop._reactor_py": "evloop.reactor",
     "evloop._connection": "evloop.connection",
     "evloop._connection_py": "evloop.connection",
+    "evloop._group": "evloop.group",
+    "evloop._group_py": "evloop.group",
     "evloop.aio._session": "evloop.aio.sessions",
     "evloop.aio._session_py": "evloop.aio.sessions",
     "evloop.aio._transport": "evloop.aio.transports",
@@ -32,6 +34,7 @@ DOORS = {
 # A compiled seam stands on compiled ones: their C-level ways in are not the doors'.
 COMPILED_ON = {
     "evloop._connection": {"evloop._framing", "evloop._reactor"},
+    "evloop._group": {"evloop._connection"},
     "evloop.aio._session": {"evloop._connection", "evloop._reactor"},
     "evloop.aio._transport": {"evloop._reactor"},
     "evloop.aio._streams": {"evloop._reactor", "evloop.aio._transport"},
@@ -43,6 +46,9 @@ COMPILED_ON = {
 BESIDE = {
     ("evloop._connection_py", "evloop._connection_tls"),
     ("evloop._connection_py", "evloop._connection_packets"),
+    # And so a group of compiled connections has one in plain Python beside it, for those.
+    ("evloop._connection_py", "evloop._group_py"),
+    ("evloop._group_py", "evloop._group"),
 }
 # What a layer must not know; the names are modules, of the standard library or ours.
 FORBIDDEN = {
