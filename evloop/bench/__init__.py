@@ -1,4 +1,4 @@
 """The benchmarks behind `evloop bench`: the load generator, the C floor, the rivals, the reports.
 
-Rule: nothing outside this package imports it, and nothing here is imported by a server that is measured.
+Rule: nothing outside this package but the command line imports it, and no server that is measured imports what is here.
 """

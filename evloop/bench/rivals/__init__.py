@@ -61,7 +61,13 @@ class Rival(NamedTuple):
 
 
 # The distributions that each loop needs.
-_LOOPS = {"evloop.aio": (), "uvloop": ("uvloop",), "aiofastnet": ("aiofastnet", "uvloop"), "asyncio": ()}
+_LOOPS = {
+    "evloop.aio": (),
+    "uvloop": ("uvloop",),
+    "aiofastnet": ("aiofastnet", "uvloop"),
+    "rloop": ("rloop",),
+    "asyncio": (),
+}
 
 
 def _both(rival: Rival) -> list[Rival]:
@@ -92,12 +98,15 @@ RIVALS: dict[str, Rival] = {
         Rival("evloop-batch", "evloop_batch.py"),
         Rival("evloop-coroutine", "evloop_coroutine.py"),
         Rival("evloop-pure", "evloop_pure.py"),
-        *_on("evloop.aio uvloop aiofastnet asyncio", "protocol"),
-        *_on("evloop.aio uvloop aiofastnet asyncio", "streams"),
+        *_on("evloop.aio uvloop aiofastnet rloop asyncio", "protocol"),
+        *_on("evloop.aio uvloop aiofastnet rloop asyncio", "streams"),
         *_both(Rival("evloop-streams", "evloop_streams.py", arguments=("evloop.aio",), program="asyncio_streams.py")),
         C_RAW,
-        *_on("evloop.aio uvloop aiofastnet asyncio", "raw"),
+        *_on("evloop.aio uvloop aiofastnet rloop asyncio", "raw"),
         Rival("gevent-server", "gevent_server.py", ("gevent",)),
+        *_both(Rival("tornado-tcpserver", "tornado_server.py", ("tornado",))),
+        Rival("trio-server", "trio_server.py", ("trio",)),
+        Rival("socketserver-threads", "socketserver_threads.py"),
         Rival("twisted-int32", "twisted_int32.py", ("twisted",)),
     ]
 }

@@ -2,7 +2,7 @@
 
 Careful, not naive: one write per read, lengths checked, and a peer that does not read is not read from.
 
-usage: asyncio_protocol.py asyncio|uvloop|aiofastnet|evloop.aio
+usage: asyncio_protocol.py asyncio|uvloop|aiofastnet|rloop|evloop.aio
 """
 # mypy: ignore-errors
 

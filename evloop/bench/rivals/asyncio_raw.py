@@ -1,6 +1,6 @@
 """An echo server of bytes as they come: a Protocol of asyncio, on any loop; a peer that does not read is not read from.
 
-usage: asyncio_raw.py asyncio|uvloop|aiofastnet|evloop.aio
+usage: asyncio_raw.py asyncio|uvloop|aiofastnet|rloop|evloop.aio
 """
 # mypy: ignore-errors
 

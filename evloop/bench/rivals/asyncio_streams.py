@@ -1,6 +1,6 @@
 """An echo server of frames: streams as asyncio has them, readexactly for the header and for the payload.
 
-usage: asyncio_streams.py asyncio|uvloop|aiofastnet|evloop.aio
+usage: asyncio_streams.py asyncio|uvloop|aiofastnet|rloop|evloop.aio
 """
 # mypy: ignore-errors
 

@@ -8,8 +8,14 @@ import asyncio
 import importlib
 import sys
 
-# The modules whose run() is asyncio.run() on their own loop; aiofastnet puts its transports on any loop.
-LOOPS = {"asyncio": "asyncio", "uvloop": "uvloop", "aiofastnet": "uvloop", "evloop.aio": "evloop.aio"}
+# The modules that make the loops; aiofastnet puts its transports on any.
+LOOPS = {
+    "asyncio": "asyncio",
+    "uvloop": "uvloop",
+    "aiofastnet": "uvloop",
+    "rloop": "rloop",
+    "evloop.aio": "evloop.aio",
+}
 
 
 def main(listen):
@@ -18,9 +24,10 @@ def main(listen):
     async def program():
         server = await listen()
         print(f"LISTENING tcp 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-        await server.serve_forever()
+        await asyncio.Event().wait()  # not serve_forever(): rloop 0.5 stops listening when it starts to serve again
 
-    importlib.import_module(LOOPS[sys.argv[1]]).run(program())
+    loop = importlib.import_module(LOOPS[sys.argv[1]]).new_event_loop()
+    loop.run_until_complete(program())
 
 
 def serve_streams(handler):
