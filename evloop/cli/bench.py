@@ -15,6 +15,7 @@ from evloop.cli.options import verbosity_options
 # Said here and not by the commands: the group's help must not import what each of them needs.
 _COMMANDS = {
     "peers": "Compare evloop's echo servers with others and with a server in C.",
+    "compare": "Compare two files that another of these commands has written.",
 }
 
 
@@ -43,7 +44,7 @@ class _Benchmarks(Commands):
     cls=_Benchmarks,
     examples=(
         "evloop bench peers --cases c100p1s64 --json a.json   # our echo servers beside others, in interleaved rounds",
-        "evloop bench peers --list                            # what there is, and what is not installed",
+        "evloop bench compare a.json b.json                   # what has changed, and what is noise",
     ),
     subcommand_metavar="COMMAND [OPTIONS]",
 )

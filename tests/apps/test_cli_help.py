@@ -39,7 +39,9 @@ def test_version_is_the_packages(capfd):
 
 
 @pytest.mark.parametrize(
-    "words", [["serve"], ["serve", "echo"], ["serve", "upper"], ["connect"], ["bench", "peers"], ["info"]], ids=" ".join
+    "words",
+    [["serve"], ["serve", "echo"], ["serve", "upper"], ["connect"], ["bench", "peers"], ["bench", "compare"], ["info"]],
+    ids=" ".join,
 )
 def test_command_help_shows_usage_then_examples_then_options(words, capfd):
     """Whoever asks for help mostly wants a line to copy."""
