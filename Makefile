@@ -43,7 +43,7 @@ lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd evloop/aio/*.pyx evloop/aio/*.pxd bench/*.pyx
+	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd evloop/aio/*.pyx evloop/aio/*.pxd
 
 format: $(VENV)/.lint ## format the Python files
 	$(BIN)/ruff format .
@@ -55,7 +55,7 @@ bench: build $(VENV)/.bench  ## pytest-benchmark suites
 	$(BIN)/python -m pytest bench
 
 bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratios
-	$(BIN)/python bench/framing_table.py
+	$(BIN)/evloop bench framing $(ARGS)
 
 bench-peers: build $(VENV)/.bench  ## evloop, its rivals and a C server under the same load (ARGS=--help)
 	$(BIN)/evloop bench peers $(ARGS)
@@ -72,7 +72,7 @@ annotate: build       ## Cython's annotated HTML of the extensions, to look at t
 	@echo build/cython/evloop/_framing.html
 
 clean:                ## remove everything that was built
-	rm -rf $(VENV) .venv-3.* build *.egg-info evloop/*.so bench/*.so
+	rm -rf $(VENV) .venv-3.* build *.egg-info evloop/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- how the environment is made -------------------------------------------------------------------------------
@@ -113,7 +113,5 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	@$(PIP) --group lint && touch $@
 
-$(VENV)/.bench: pyproject.toml bench/setup.py bench/_cloop.pyx bench/_cloop.h | $(BIN)/python
-	@$(PIP) --group bench
-	@cd bench && ../$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	@$(PIP) --group bench && touch $@

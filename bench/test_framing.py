@@ -1,11 +1,12 @@
 """The framing and its rivals under pytest-benchmark: one group for each case, the rivals side by side in it.
 
 For a look at one case (``-k "64 and cuts"``) or a comparison with a saved run (``--benchmark-compare``).  The numbers
-are for a pass over half a mebibyte of wire, in one process; those to quote are ``framing_table.py``'s.
+are for a pass over half a mebibyte of wire, in one process; those to quote are those of ``evloop bench framing``.
 """
 
 import pytest
-from framing_cases import DECODE_CASES, ENCODE_CASES, RIVALS, prepare
+
+from evloop.bench.framing_cases import DECODE_CASES, ENCODE_CASES, RIVALS, missing, prepare
 
 # 120 benchmarks of a fifth of a second, with pytest-benchmark's calibration, are about a minute.
 SECONDS = 0.2
@@ -17,6 +18,8 @@ def case_id(case):
 
 def run(benchmark, rival, case):
     """Time a case that `prepare` has checked."""
+    if what := missing(rival):
+        pytest.skip(f"not installed: {what}")
     job = prepare(rival, case)
     benchmark.group = f"{case.direction} {' '.join(case.label.split())}"
     benchmark.extra_info["frames"] = job.frames

@@ -10,11 +10,13 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
 FLOOR = HERE / "rivals" / "epoll_echo.c"
 LOAD = HERE / "load.c"
+FRAMING_FLOOR = HERE / "rivals" / "framing_floor.c"
 
 # -O2 is what distributions build with.  Not -march=native: a cache in a shared home may serve another machine.
 FLAGS = ("-O2", "-Wall", "-Wextra")
@@ -54,17 +56,31 @@ def build(source: pathlib.Path, directory: pathlib.Path | None = None) -> pathli
         CompilerError: there is no compiler, or it refused the source.
         OSError: the directory cannot be written; XDG_CACHE_HOME names another.
     """
+    return _build(source, directory, FLAGS, "")
+
+
+def build_module(source: pathlib.Path, directory: pathlib.Path | None = None) -> pathlib.Path:
+    """Return the extension module compiled from *source* for this Python, as :func:`build` does a program."""
+    include = sysconfig.get_path("include")
+    if not os.path.exists(os.path.join(include, "Python.h")):
+        raise CompilerError(f"no Python.h in {include}; apt-get install python3-dev")
+    # -O3 and the distribution's own flags: what evloop's extensions are built with, or the compiler would be compared.
+    flags = (*(sysconfig.get_config_var("CFLAGS") or "").split(), "-O3", "-shared", "-fPIC", f"-I{include}")
+    return _build(source, directory, flags, sysconfig.get_config_var("EXT_SUFFIX") or ".so")
+
+
+def _build(source: pathlib.Path, directory: pathlib.Path | None, flags: tuple[str, ...], suffix: str) -> pathlib.Path:
     directory = cache_directory() if directory is None else directory
     path = compiler()
-    key = hashlib.sha256(source.read_bytes() + repr((compiler_version(path), FLAGS)).encode()).hexdigest()[:16]
-    program = directory / f"{source.stem}-{key}"
+    key = hashlib.sha256(source.read_bytes() + repr((compiler_version(path), flags, suffix)).encode()).hexdigest()[:16]
+    program = directory / f"{source.stem}-{key}{suffix}"
     if program.exists():
         return program
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Compiled beside its final name and renamed, so that two runs at once never meet half a program.
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         fresh = pathlib.Path(scratch) / "program"
-        command = [path, *FLAGS, "-o", str(fresh), str(source)]
+        command = [path, *flags, "-o", str(fresh), str(source)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         if found.returncode:
             raise CompilerError(f"{path} refused {source.name}: {found.stderr.strip()}")

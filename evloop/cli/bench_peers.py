@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +14,7 @@ import click
 from evloop.cli import exits
 from evloop.cli.commands import Command
 from evloop.cli.options import DURATION, verbosity_options
+from evloop.cli.progress import Progress
 
 if TYPE_CHECKING:
     from evloop.bench import peers, records
@@ -113,7 +113,7 @@ def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
     click.echo(peers_report.header(notes))
     if len(wanted.present) < len(wanted.rivals):
         click.echo(peers_report.install_line(wanted.rivals))
-    progress = _Progress(wanted.runs, wanted.rounds)
+    progress = Progress(wanted.runs, wanted.rounds)
     lost: list[str] = []
     for case in wanted.cases:
         results = peers.measure(case, wanted, programs, progress)
@@ -126,25 +126,3 @@ def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
         lines = [peers_report.wrapped("  " + line, 4) for line in lost or ["none"]]
         click.echo("\n".join(["\nrows that evloop loses:", *lines]))
     return {**found, "lost": lost}
-
-
-class _Progress:
-    """One line on a terminal's stderr: what runs, and when it will have ended; nothing elsewhere."""
-
-    def __init__(self, runs: int, rounds: int) -> None:
-        self._runs, self._rounds, self._done, self._began = runs, rounds, 0, time.monotonic()
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, case: str, name: str, number: int) -> None:
-        """Show that a run begins."""
-        if self._shown:
-            passed = time.monotonic() - self._began
-            left = f", {passed / self._done * (self._runs - self._done) / 60:.0f} min left" if self._done else ""
-            line = f"{self._done}/{self._runs}{left}: {case} round {number + 1}/{self._rounds} {name}"
-            click.echo(f"\r\033[K{line}", nl=False, err=True)
-        self._done += 1
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            click.echo("\r\033[K", nl=False, err=True)

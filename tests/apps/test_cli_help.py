@@ -40,7 +40,16 @@ def test_version_is_the_packages(capfd):
 
 @pytest.mark.parametrize(
     "words",
-    [["serve"], ["serve", "echo"], ["serve", "upper"], ["connect"], ["bench", "peers"], ["bench", "compare"], ["info"]],
+    [
+        ["serve"],
+        ["serve", "echo"],
+        ["serve", "upper"],
+        ["connect"],
+        ["bench", "peers"],
+        ["bench", "compare"],
+        ["bench", "framing"],
+        ["info"],
+    ],
     ids=" ".join,
 )
 def test_command_help_shows_usage_then_examples_then_options(words, capfd):

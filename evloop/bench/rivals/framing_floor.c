@@ -1,5 +1,5 @@
-/* The floor of the framing benchmark: what a C programmer writes for exactly one wire format, a 4-byte big-endian
-   length before each payload, against the CPython API and nothing else.
+/* The floor of the framing benchmark, a module of Python: what a C programmer writes for exactly one wire format, a
+   4-byte big-endian length before each payload, against the CPython API and nothing else.
 
    It makes what evloop makes: one bytes object for each frame, one list for each chunk, with the limit checked before
    anything is allocated.  It leaves out what only a library needs: other formats, offsets and counters, sinks, a guard
@@ -10,9 +10,7 @@
    peer that only announces would then own the memory.  And the list is filled in place while it has room, as Cython's
    own append does, so that the comparison is between decoders and not between ways to append. */
 
-#ifndef BENCH_CLOOP_H
-#define BENCH_CLOOP_H
-
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
@@ -21,6 +19,7 @@
 #define CLOOP_MAX_FRAME (1u << 20) /* evloop's default */
 
 typedef struct {
+    PyObject_HEAD
     PyObject *body; /* the frame that the last chunk has cut, or NULL; owned */
     Py_ssize_t filled;
     int have; /* header bytes, while the cut went through the header */
@@ -36,10 +35,6 @@ static inline uint32_t cloop_load(const unsigned char *p) {
 static inline void cloop_store(char *p, uint32_t n) {
     n = __builtin_bswap32(n);
     memcpy(p, &n, sizeof n);
-}
-
-static void cloop_drop(cloop_decoder *d) {
-    Py_CLEAR(d->body);
 }
 
 static int cloop_too_large(size_t n) {
@@ -108,8 +103,14 @@ static int cloop_keep(cloop_decoder *d, const unsigned char *p, const unsigned c
     return 0;
 }
 
+static int cloop_check(PyObject *object, int right, const char *wanted) {
+    if (!right) PyErr_Format(PyExc_TypeError, "%s is needed, not %s", wanted, Py_TYPE(object)->tp_name);
+    return right;
+}
+
 /* Return a list of the frames that `chunk`, an exact bytes object, completes. */
 static PyObject *cloop_feed(cloop_decoder *d, PyObject *chunk) {
+    if (!cloop_check(chunk, PyBytes_CheckExact(chunk), "bytes")) return NULL;
     const unsigned char *p = (const unsigned char *)PyBytes_AS_STRING(chunk);
     const unsigned char *end = p + PyBytes_GET_SIZE(chunk);
     PyObject *frames = PyList_New(0);
@@ -137,9 +138,12 @@ failed:
 }
 
 /* Return the frame of one payload, an exact bytes object. */
-static PyObject *cloop_encode(PyObject *payload) {
-    Py_ssize_t n = PyBytes_GET_SIZE(payload);
+static PyObject *cloop_encode(PyObject *module, PyObject *payload) {
+    Py_ssize_t n;
     PyObject *frame;
+    (void)module;
+    if (!cloop_check(payload, PyBytes_CheckExact(payload), "bytes")) return NULL;
+    n = PyBytes_GET_SIZE(payload);
     if (n > CLOOP_MAX_FRAME) return cloop_too_large(n), NULL;
     frame = PyBytes_FromStringAndSize(NULL, CLOOP_HEADER + n);
     if (frame == NULL) return NULL;
@@ -149,13 +153,16 @@ static PyObject *cloop_encode(PyObject *payload) {
 }
 
 /* Return the frames of a list of payloads as one bytes object. */
-static PyObject *cloop_encode_many(PyObject *payloads) {
-    Py_ssize_t count = PyList_GET_SIZE(payloads), total = 0, n, i;
+static PyObject *cloop_encode_many(PyObject *module, PyObject *payloads) {
+    Py_ssize_t count, total = 0, n, i;
     PyObject *frames, *payload;
     char *out;
+    (void)module;
+    if (!cloop_check(payloads, PyList_CheckExact(payloads), "a list")) return NULL;
+    count = PyList_GET_SIZE(payloads);
     for (i = 0; i < count; i++) {
         payload = PyList_GET_ITEM(payloads, i);
-        if (!PyBytes_CheckExact(payload)) return PyErr_SetString(PyExc_TypeError, "payloads must be bytes"), NULL;
+        if (!cloop_check(payload, PyBytes_CheckExact(payload), "bytes")) return NULL;
         n = PyBytes_GET_SIZE(payload);
         if (n > CLOOP_MAX_FRAME) return cloop_too_large(n), NULL;
         total += CLOOP_HEADER + n;
@@ -173,4 +180,38 @@ static PyObject *cloop_encode_many(PyObject *payloads) {
     return frames;
 }
 
-#endif
+static void cloop_dealloc(cloop_decoder *d) {
+    Py_CLEAR(d->body);
+    Py_TYPE(d)->tp_free(d);
+}
+
+static PyMethodDef cloop_decoder_methods[] = {
+    {"feed", (PyCFunction)cloop_feed, METH_O, "Return the list of frames that a chunk completes."},
+    {0},
+};
+
+static PyTypeObject cloop_decoder_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "framing_floor.Decoder",
+    .tp_doc = "A decoder of 4-byte big-endian frames of at most 1 MiB.",
+    .tp_basicsize = sizeof(cloop_decoder),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_dealloc = (destructor)cloop_dealloc,
+    .tp_methods = cloop_decoder_methods,
+};
+
+static PyMethodDef cloop_methods[] = {
+    {"encode", cloop_encode, METH_O, "Return one frame."},
+    {"encode_many", cloop_encode_many, METH_O, "Return the frames of a list of bytes as one bytes object."},
+    {0},
+};
+
+static PyModuleDef cloop_module = {PyModuleDef_HEAD_INIT, .m_name = "framing_floor", .m_size = -1,
+                                   .m_methods = cloop_methods};
+
+PyMODINIT_FUNC PyInit_framing_floor(void) {
+    PyObject *module = PyModule_Create(&cloop_module);
+    if (module != NULL && PyModule_AddType(module, &cloop_decoder_type)) Py_CLEAR(module);
+    return module;
+}

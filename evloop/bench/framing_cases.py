@@ -1,21 +1,23 @@
-"""What the framing benchmarks feed, and the rivals that are fed: shared by framing_table.py and test_framing.py.
+"""What the framing benchmark feeds, and the rivals that are fed.
 
 A stream is half a mebibyte of payloads of one size, each behind its header, cut as a network might deliver it.  Every
 rival gives back the same thing, a list of payload bytes for each chunk, and is checked against the payloads before it
 is timed.
 
 Rule: nothing in this file may read a clock or favour a rival.  Where one is treated unlike another, its class says how.
-Read next: ``framing_table.py``, which times this.
+Read next: ``framing.py``, which has this timed.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import random
 import struct
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SIZES = (16, 64, 1024, 16384)
 DELIVERIES = {"full": "64 KiB chunks", "one": "frame a chunk", "cuts": "random cuts"}
@@ -48,8 +50,14 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
+        """What it is, for a table: size and manner."""
         size = f"{self.size} B" if self.size < 1024 else f"{self.size // 1024} KiB"
         return f"{size:>6}  {(DELIVERIES | ENCODINGS)[self.how]}"
+
+    @property
+    def name(self) -> str:
+        """What it is called in files: ``decode 64 full``."""
+        return f"{self.direction} {self.size} {self.how}"
 
 
 DECODE_CASES = [Case("decode", size, how) for size in SIZES for how in DELIVERIES]
@@ -94,6 +102,10 @@ class Rival:
     """One way to frame.  Subclasses give feed, encode and encode_many, as attributes so that no wrapper is timed."""
 
     label = ""
+    needs = ""  # the module that is not part of Python, and its distribution's name
+    feed: Callable[[bytes], list[bytes]]
+    encode: Callable[[bytes], bytes]
+    encode_many: Callable[[list[bytes]], bytes]
 
     def header(self, length: int) -> bytes:
         """Return what this rival expects before a payload of *length* bytes."""
@@ -132,25 +144,23 @@ class Rival:
 
 
 class CLoop(Rival):
-    """The floor; see ``_cloop.h``."""
+    """The floor; see ``rivals/framing_floor.c``."""
 
     label = "C loop"
 
     def __init__(self) -> None:
-        import _cloop
-
-        self.feed, self.encode, self.encode_many = _cloop.Decoder().feed, _cloop.encode, _cloop.encode_many
+        floor = importlib.import_module("framing_floor")  # compiled, and put on the path, by who times it
+        self.feed, self.encode, self.encode_many = floor.Decoder().feed, floor.encode, floor.encode_many
 
 
 class Compiled(Rival):
     """evloop's extension, imported by name: its absence is an error here and not a silent change of subject."""
 
     label = "evloop"
+    needs = "evloop._framing"
 
     def __init__(self) -> None:
-        from evloop import _framing
-
-        framing = _framing.Framing(max_frame=MAX_FRAME)
+        framing = importlib.import_module("evloop._framing").Framing(max_frame=MAX_FRAME)
         self.feed, self.encode, self.encode_many = framing.decoder().feed, framing.encode, framing.encode_many
 
 
@@ -160,9 +170,7 @@ class Pure(Rival):
     label = "evloop pure"
 
     def __init__(self) -> None:
-        from evloop import _framing_py
-
-        framing = _framing_py.Framing(max_frame=MAX_FRAME)
+        framing = importlib.import_module("evloop._framing_py").Framing(max_frame=MAX_FRAME)
         self.feed, self.encode, self.encode_many = framing.decoder().feed, framing.encode, framing.encode_many
 
 
@@ -223,9 +231,10 @@ class MessagePack(Rival):
     """
 
     label = "msgpack"
+    needs = "msgpack"
 
     def __init__(self) -> None:
-        import msgpack
+        msgpack: Any = importlib.import_module("msgpack")
 
         # bin32's header comes on top of the payload.
         self.unpacker = msgpack.Unpacker(raw=True, max_buffer_size=MAX_FRAME + 5)
@@ -252,7 +261,7 @@ class MessagePack(Rival):
         pack = packer.pack
         for payload in payloads:
             pack(payload)
-        wire = packer.bytes()
+        wire: bytes = packer.bytes()
         packer.reset()
         return wire
 
@@ -270,15 +279,14 @@ class Twisted(Rival):
     """
 
     label = "Twisted"
+    needs = "twisted"
 
     def __init__(self) -> None:
-        from twisted.protocols.basic import Int32StringReceiver
-
-        self.protocol = Int32StringReceiver()
+        self.protocol: Any = importlib.import_module("twisted.protocols.basic").Int32StringReceiver()
         self.protocol.MAX_LENGTH = MAX_FRAME
         self.protocol.transport = self
-        self.last = deque(maxlen=1)
-        self.write = self.last.append
+        self.last: deque[bytes] = deque(maxlen=1)
+        self.write: Callable[[bytes], None] = self.last.append
 
     def feed(self, chunk: bytes) -> list[bytes]:
         frames: list[bytes] = []
@@ -308,7 +316,7 @@ class Twisted(Rival):
         raise ValueError("Twisted refused a frame")
 
 
-RIVALS = {
+RIVALS: dict[str, type[Rival]] = {
     "cloop": CLoop,
     "evloop": Compiled,
     "pure": Pure,
@@ -318,11 +326,17 @@ RIVALS = {
 }
 
 
+def missing(name: str) -> str:
+    """Return what a rival lacks, "" if nothing: the distribution to install, or the extension that was not built."""
+    needs = RIVALS[name].needs
+    return needs if needs and importlib.util.find_spec(needs) is None else ""
+
+
 class Job(NamedTuple):
     """One verified case of one rival, ready to be timed: call ``run(work)``; it passes *frames* frames."""
 
-    run: Callable[[list], None]
-    work: list
+    run: Callable[[Any], None]
+    work: Any
     frames: int
 
 
@@ -330,6 +344,8 @@ def prepare(name: str, case: Case) -> Job:
     """Build a case for the rival *name* and check that the rival gets it right; RuntimeError if it does not."""
     rival = RIVALS[name]()
     payloads = payloads_of(case.size)
+    run: Callable[[Any], None]
+    work: Any
     if case.direction == "decode":
         header = rival.header(case.size)
         stream = b"".join([header + payload for payload in payloads])
