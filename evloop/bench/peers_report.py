@@ -128,11 +128,19 @@ def base_of(case: Case) -> str:
 def title(case: Case) -> str:
     """Return what a case does, in words."""
     if case.mode == "idle":
-        return f"{case.name}: {case.connections} connections, one message each, then silence"
+        return f"{case.connections:,} connections, one message each, then silence"
     if case.mode == "hold":
-        return f"{case.name}: a witness beside {case.connections} idle connections, 1 in flight, {case.size} bytes"
+        return f"a witness beside {case.connections:,} idle connections, 1 in flight, {case.size} bytes"
     what = "connect, one message, close" if case.mode == "accept" else f"{case.pipeline} in flight on each"
-    return f"{case.name}: {case.connections} connections, {what}, {case.size} bytes{' unframed' * case.raw}"
+    peers = f"{case.connections:,} connection{'s' * (case.connections > 1)}"
+    return f"{peers}, {what}, {_size(case.size)}{' unframed' * case.raw}"
+
+
+def _size(size: int) -> str:
+    for bits, unit in ((20, "MiB"), (10, "KiB")):
+        if size and size % (1 << bits) == 0:
+            return f"{size >> bits} {unit}"
+    return f"{size} bytes"
 
 
 def table(case: Case, results: CaseResults, baseline: str = "") -> str:
@@ -148,7 +156,7 @@ def table(case: Case, results: CaseResults, baseline: str = "") -> str:
             f"{'':<27}{'CPU us/' + unit:>17}{'x ' + base[:10]:>13}{'interval':>13}{unit + 's/s':>15}{'p50 us':>9}"
             f"{'p99 us':>9}{'busy':>7}{'RSS MiB':>9}"
         )
-    lines = [title(case), columns]
+    lines = [f"{case.name}: {title(case)}", columns]
     measured = {name: runs for name, runs in results.items() if not isinstance(runs, str)}
     for name in cheapest_first(case, measured):
         row = {"idle": _idle_row, "hold": _hold_row}.get(case.mode, _row)

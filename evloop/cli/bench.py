@@ -17,6 +17,7 @@ _COMMANDS = {
     "peers": "Compare evloop's echo servers with others and with a server in C.",
     "framing": "Compare the decoder and the encoder with others and with a loop in C.",
     "compare": "Compare two files that another of these commands has written.",
+    "report": "Make a page and pictures of such files.",
 }
 
 
@@ -46,6 +47,7 @@ class _Benchmarks(Commands):
     examples=(
         "evloop bench peers --cases c100p1s64 --json a.json   # our echo servers beside others, in interleaved rounds",
         "evloop bench compare a.json b.json                   # what has changed, and what is noise",
+        "evloop bench report a.json                           # a page and pictures",
     ),
     subcommand_metavar="COMMAND [OPTIONS]",
 )

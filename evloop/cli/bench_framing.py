@@ -52,6 +52,7 @@ def command(rounds: int, only: str, path: pathlib.Path | None) -> None:
         results = framing.measure(cases, rivals, rounds, progress)
         progress.clear()
         click.echo(framing_report.text(results))
+        found["titles"] = {case.name: f"{case.direction} {' '.join(case.label.split())}" for case in cases}
         found["results"] = [row for case, rows in results.items() for row in records.rows(case.name, rows)]
         if path:
             records.write(path, found)

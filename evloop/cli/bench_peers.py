@@ -110,6 +110,7 @@ def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
     notes = peers_report.notes(programs, wanted.rounds, wanted.seconds)
     params = {"rounds": wanted.rounds, "seconds": wanted.seconds, "baseline": wanted.baseline}
     found = records.document("peers", sys.argv[1:], params, notes)
+    found["titles"] = {case.name: peers_report.title(case) for case in wanted.cases}
     click.echo(peers_report.header(notes))
     if len(wanted.present) < len(wanted.rivals):
         click.echo(peers_report.install_line(wanted.rivals))

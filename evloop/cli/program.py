@@ -34,7 +34,7 @@ Usage: evloop COMMAND [options]
 
   Serve      serve echo, serve upper
   Use        connect
-  Measure    bench peers, bench framing, bench compare
+  Measure    bench peers, bench framing, bench compare, bench report
   Other      info
 
   -h, --help   --version   -v, --verbose   -q, --quiet

@@ -48,6 +48,7 @@ def test_version_is_the_packages(capfd):
         ["bench", "peers"],
         ["bench", "compare"],
         ["bench", "framing"],
+        ["bench", "report"],
         ["info"],
     ],
     ids=" ".join,
