@@ -1,6 +1,6 @@
 """The micro benchmark of the event loops: what scheduling costs, operation by operation, without a socket.
 
-    python -m evloop.bench.micro [--cases sleep-0,task] [--loops evloop,uvloop] [--rounds 7]
+    python -m evloop.bench.micro [--cases sleep-0,task] [--loops evloop,uvloop] [--rounds 7] [--json FILE]
     python -m evloop.bench.micro --one sleep-0 --loops evloop --count 10000      (for callgrind: that and no more)
 
 Each run is a fresh process with one loop; round after round each loop takes its turn, so that a machine that slows down
@@ -16,7 +16,7 @@ import asyncio
 import importlib.util
 import json
 import os
-import platform
+import pathlib
 import subprocess
 import sys
 import time
@@ -25,6 +25,7 @@ from importlib import metadata
 from statistics import median
 
 from evloop.bench import peers_report, records
+from evloop.bench.intervals import paired
 from evloop.bench.micro_cases import CASES, Operation
 from evloop.bench.peers_run import UNWANTED
 
@@ -32,8 +33,7 @@ from evloop.bench.peers_run import UNWANTED
 LOOPS = ("evloop", "uvloop", "asyncio")
 BASE = "uvloop"
 
-# Nanoseconds per operation, of each round that counts.
-Rounds = dict[str, dict[str, list[float]]]
+COST = "ns_per_operation"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loops", default=",".join(LOOPS), help="comma separated (default: all that are installed)")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, the first dropped (2.., 7)")
     parser.add_argument("--seconds", type=float, default=0.1, help="seconds measured per case and run (0.1)")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write every round's figures there")
     parser.add_argument("--one", metavar="CASE", help="run CASE once on the first of --loops and print nothing")
     parser.add_argument("--count", type=int, default=10_000, help="operations of --one (10,000)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -109,18 +110,26 @@ def sample(loop_name: str, case: str, seconds: float) -> float:
 
 
 def _benchmark(cases: list[str], loops: list[str], options: argparse.Namespace) -> int:
-    print(peers_report.header(machine(options.rounds, options.seconds)), flush=True)
+    notes = machine(options.rounds, options.seconds)
+    params = {"rounds": options.rounds, "seconds": options.seconds}
+    document = records.document("loop", sys.argv[1:], params, notes)
+    print(peers_report.header(notes), flush=True)
+    if options.json:
+        options.json.touch()  # a path that cannot be written is said now, and not when all is measured
     present = [name for name in loops if name != "uvloop" or importlib.util.find_spec("uvloop")]
     if len(present) < len(loops):
         print("not installed, so not measured: uvloop; pip install uvloop")
-    found: Rounds = {case: {name: [] for name in present} for case in cases}
+    found: dict[str, dict[str, records.Runs]] = {case: {name: [] for name in present} for case in cases}
     for number in range(options.rounds):
         for name in present:
             figures = _run_child(name, cases, options.seconds)
             for case, cost in figures.items():
                 if number:
-                    found[case][name].append(cost)
+                    found[case][name].append({COST: round(cost, 2)})
     print("\n" + table(found))
+    if options.json:
+        rows = [row for case, results in found.items() for row in records.rows(case, {**results})]
+        records.write(options.json, {**document, "results": rows})
     return 0
 
 
@@ -144,27 +153,30 @@ def machine(rounds: int, seconds: float) -> dict[str, str]:
     import evloop.reactor
 
     uvloop = f", uvloop {metadata.version('uvloop')}" if importlib.util.find_spec("uvloop") else ""
+    found = records.host()
     return {
-        "cpu": f"{records.cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}",
-        "cores": f"all on core {min(os.sched_getaffinity(0))}; load average before the run {os.getloadavg()[0]:.2f}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}, garbage collector on{uvloop}",
-        "evloop": f"{metadata.version('evloop')}: reactor {evloop.reactor.IMPLEMENTATION}",
+        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cores": f"all on core {min(os.sched_getaffinity(0))}; load average before the run {found['load1']:.2f}",
+        "python": f"{found['python']}, garbage collector on{uvloop}",
+        "evloop": f"{found['evloop']}: reactor {evloop.reactor.IMPLEMENTATION}",
         "method": f"{rounds} interleaved rounds, the first dropped; a process a loop and round; {seconds:g} s a case",
-        "figures": f"CPU ns per operation, user and system: median and min..max; x {BASE}: of the same round, median",
+        "figures": f"CPU ns per operation, user and system: median and min..max; x {BASE}: of the same round, median, "
+        "with its 95 % interval; =: the interval holds 1, or less than 2 % apart",
     }
 
 
-def table(found: Rounds) -> str:
+def table(found: dict[str, dict[str, records.Runs]]) -> str:
     """Return the table: a row for each case and loop."""
-    lines = [f"{'':<24}{'loop':<10}{'CPU ns/op':>12}{'min..max':>20}{'x ' + BASE:>10}{'min..max':>16}"]
+    lines = [f"{'':<24}{'loop':<10}{'CPU ns/op':>12}{'min..max':>20}{'x ' + BASE:>10}{'interval':>16}"]
     for case, rows in found.items():
         title = case
-        for name, costs in rows.items():
+        for name, runs in rows.items():
+            costs = records.figures(runs, COST)
             spread = f"{min(costs):,.0f}..{max(costs):,.0f}"
             line = f"{title:<24}{name:<10}{median(costs):12,.0f}{spread:>20}"
-            if base := rows.get(BASE):
-                times = [cost / other for cost, other in zip(costs, base, strict=True)]
-                line += f"{median(times):10.2f}{f'{min(times):.2f}..{max(times):.2f}':>16}"
+            if BASE in rows:
+                times, interval = peers_report.said_ratio(paired(costs, records.figures(rows[BASE], COST)))
+                line += f"{times:>10}{interval:>16}"
             lines.append(line)
             title = ""
     return "\n".join(lines)

@@ -30,14 +30,13 @@ BLACK, GREY, PALE = "#000000", "#6E6E6E", "#B9B9B9"
 STYLES = {
     "c": (BLACK, "--"), "c-raw": (BLACK, "--"), "cloop": (BLACK, "--"), "floor": (BLACK, "--"),
     "evloop-batch": (BLUE, "-"), "evloop-aio-raw": (BLUE, "-"), "evloop": (BLUE, "-"), "evloop-group": (BLUE, "-"),
-    "evloop-function": (SKY, "-"), "evloop-aio-protocol": (SKY, "-"), "evloop-chat": (SKY, "-"),
+    "evloop-function": (SKY, "-"), "evloop-chat": (SKY, "-"), "evloop-coroutine": (BLUE, ":"),
     "redis": (RED, "-"), "nats": (GREEN, "-"), "mosquitto": (PINK, "-"),
     "uvloop": (ORANGE, "-"), "aiofastnet": (RED, "-"), "asyncio": (PINK, "-"), "twisted": (GREEN, "-"),
     "gevent": (GREEN, ":"), "trio": (RED, ":"), "tornado": (ORANGE, ":"), "rloop": (GREY, "-"),
     "socketserver": (GREY, ":"), "struct": (ORANGE, "-"), "msgpack": (RED, "-"), "pure": (SKY, "-"),
-    "evloop-coroutine": (BLUE, ":"),
 }  # fmt: skip
-LINES = 9
+LINES = 8
 
 # What a row is called in a picture, where its name is short for those who know.
 LABELS = {"c": "C, epoll", "c-raw": "C, epoll", "cloop": "C loop", "floor": "C, epoll", "pure": "evloop pure",
@@ -81,7 +80,7 @@ def _drawn(name: str, title: str, draw: Any, height: float) -> Picture:
 def family(name: str) -> str:
     """Return the key of STYLES that a row's name has, or its first word."""
     name = name.removesuffix(TUNED)
-    return name if name in STYLES else name.partition("-")[0]
+    return name if name in STYLES or name.startswith("evloop") else name.partition("-")[0]
 
 
 def label(name: str) -> str:
@@ -144,7 +143,8 @@ def cost_bars(name: str, title: str, results: CaseResults, base: str, unit: str 
 def latency_curves(name: str, title: str, results: CaseResults) -> Picture | None:
     """Draw latency over its share, on a logarithmic 1 / (1 - share); None if no row has a curve."""
     lines: Lines = {}
-    for row in _chosen(better_malloc(results)):
+    rows = better_malloc(results) or {row: runs for row, runs in results.items() if not isinstance(runs, str)}
+    for row in _chosen(rows):
         runs = results[row]
         if isinstance(runs, str) or not (points := curve(runs)):
             continue
@@ -164,7 +164,12 @@ def latency_curves(name: str, title: str, results: CaseResults) -> Picture | Non
         axes.set_ylabel("latency, us")
         _plain_ticks(axes.yaxis)
 
-    return _drawn(name, title, draw, 4.6)
+    return _drawn(name, title + _some(lines, rows), draw, 4.6)
+
+
+def _some(lines: Lines, rows: Mapping[str, Any]) -> str:
+    """Return what a title has to say where not every row is drawn."""
+    return f" ({len(lines)} of {len(rows)} rows)" if len(lines) < len(rows) else ""
 
 
 def _nines(power: int) -> str:
@@ -209,12 +214,14 @@ def against_connections(cases: Mapping[str, CaseResults], what: str = "connectio
                 points.append((int(found[1]), middle(runs, CPU) or 0))
         elif found := _IDLE.fullmatch(case):
             _add_memory(memory, int(found[1] or 10_000), results)
+    unit = "delivery" if what == "subscribers" else "message"
     pictures = [
-        _over_connections(f"{what}-{kind}", f"CPU against {what} ({kind})", lines, "server CPU, us a message", what)
+        _over_connections(f"{what}-{kind}", f"CPU against {what} ({kind})", lines, f"server CPU, us a {unit}", what)
         for kind, lines in costs.items()
     ]
-    label = "resident memory, MiB"
-    pictures.append(_over_connections("memory", "Memory against idle connections", memory, label, what, log=True))
+    pictures.append(
+        _over_connections("memory", "Memory against idle connections", memory, "resident memory, MiB", what)
+    )
     return [picture for picture in pictures if picture is not None]
 
 
@@ -227,29 +234,24 @@ def _add_memory(memory: Lines, connections: int, results: CaseResults) -> None:
             memory.setdefault(row, []).append((connections, (before + each * connections) / 2**20))
 
 
-def _over_connections(
-    name: str, title: str, lines: Lines, label: str, what: str, *, log: bool = False
-) -> Picture | None:
-    lines = {row: sorted(lines[row]) for row in _chosen(lines) if len(lines[row]) >= 2}
+def _over_connections(name: str, title: str, lines: Lines, label: str, what: str) -> Picture | None:
+    rows = {row: sorted(points) for row, points in lines.items() if len(points) >= 2}
+    lines = {row: rows[row] for row in _chosen(rows)}
     if not lines:
         return None
 
     def draw(axes: Any) -> None:
         axes.set_xscale("log")
-        if log:
-            axes.set_yscale("log")
+        axes.set_yscale("log")  # who costs twice as much is as far above everywhere
         _plot(axes, lines, marker="o")
         ticks = sorted({at for points in lines.values() for at, _ in points})
         axes.set_xticks(ticks, [f"{at:,.0f}" for at in ticks])
         axes.minorticks_off()
-        if log:
-            _plain_ticks(axes.yaxis)
-        else:
-            axes.set_ylim(0)
+        _plain_ticks(axes.yaxis)
         axes.set_xlabel(what)
         axes.set_ylabel(label)
 
-    return _drawn(name, title, draw, 4.6)
+    return _drawn(name, title + _some(lines, rows), draw, 4.6)
 
 
 def _chosen(rows: Mapping[str, Any]) -> list[str]:
@@ -278,23 +280,26 @@ def _plot(axes: Any, lines: Lines, marker: str = "") -> None:
         tone = STYLES.get(family(row), (GREY, "-."))[0]
         axes.annotate(
             label(row), (x, y), (1.02, place), textcoords="axes fraction", va="center", fontsize=9, color=_dark(tone),
-            arrowprops={"arrowstyle": "-", "color": tone, "linewidth": 0.6, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": tone, "linewidth": 0.7, "alpha": 0.6, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
 def spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Return places of labels, in order and *gap* apart at least, as near to *places* as that allows; within 0..1."""
+    """Return places of labels, in order and *gap* apart, as near to their own as neighbours allow; within 0..1."""
     order = sorted(places, key=lambda name: places[name])
-    found: dict[str, float] = {}
-    at = -math.inf
+    # Labels that would touch are one block, centred on the middle of what they name; blocks that touch are joined.
+    blocks: list[tuple[list[str], float]] = []
     for name in order:
-        at = max(places[name], at + gap)
-        found[name] = at
-    at = 1.0 + gap
-    for name in reversed(order):
-        at = min(found[name], at - gap)
-        found[name] = at
-    return found
+        names, centre = [name], places[name]
+        while blocks and centre - gap * (len(names) - 1) / 2 < blocks[-1][1] + gap * (len(blocks[-1][0]) + 1) / 2:
+            others, _ = blocks.pop()
+            names = others + names
+            half = gap * (len(names) - 1) / 2
+            centre = min(max(sum(places[each] for each in names) / len(names), half), 1 - half)
+        blocks.append((names, centre))
+    return {
+        name: centre + gap * (at - (len(names) - 1) / 2) for names, centre in blocks for at, name in enumerate(names)
+    }
 
 
 def _dark(tone: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import jsonschema
 import pytest
 
-from evloop.bench import micro
+from evloop.bench import micro, records
 from evloop.bench.micro_cases import BATCH, CASES
 
 
@@ -37,16 +39,19 @@ def test_micro_call_soon_runs_each_operation_in_a_turn(monkeypatch):
         loop.close()
 
 
-def test_micro_prints_a_row_for_each_loop_and_case(capfd):
-    """From the command line to the table, with processes of its own."""
-    assert (
-        micro.main(["--cases", "sleep-0,task", "--loops", "evloop,asyncio", "--rounds", "2", "--seconds", "0.001"]) == 0
-    )
+def test_micro_prints_a_row_for_each_loop_and_case_and_writes_json(capfd, tmp_path):
+    """From the command line to the table and the file, with processes of its own."""
+    path = tmp_path / "out.json"
+    what = ["--cases", "sleep-0,task", "--loops", "evloop,asyncio", "--rounds", "2", "--seconds", "0.001"]
+    assert micro.main([*what, "--json", str(path)]) == 0
     out = capfd.readouterr().out
     rows = [line.split() for line in out.splitlines()]
     assert [row[0] for row in rows if row[:1] in (["sleep-0"], ["task"])] == ["sleep-0", "task"]
     assert sum("asyncio" in row for row in rows) == 2
     assert "reactor" in out
+    document = records.read(path)
+    jsonschema.validate(document, json.loads(records.SCHEMA_FILE.read_text()))
+    assert {name: len(runs) for name, runs in records.by_case(document)["task"].items()} == {"evloop": 1, "asyncio": 1}
 
 
 def test_micro_one_prints_nothing(capfd):
