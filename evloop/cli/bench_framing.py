@@ -11,9 +11,9 @@ import sys
 import click
 
 from evloop.cli import exits
+from evloop.cli.bench_progress import Progress
 from evloop.cli.commands import Command
 from evloop.cli.options import verbosity_options
-from evloop.cli.progress import Progress
 
 
 @click.command(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from evloop.cli import exits
+from evloop.cli.bench_progress import Progress
 from evloop.cli.commands import Command
 from evloop.cli.options import DURATION, verbosity_options
-from evloop.cli.progress import Progress
 
 if TYPE_CHECKING:
     from evloop.bench import peers, records

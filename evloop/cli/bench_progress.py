@@ -1,6 +1,6 @@
-"""One line on a terminal's stderr that says what is measured, and when it will have ended.
+"""How far a benchmark is, on a terminal: one line of stderr that is written over and over.
 
-Rule: nothing in this file writes to stdout, or to anything but a terminal.
+Rule: nothing in this file may write where no terminal is.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import click
 
 
 class Progress:
-    """Called before each of *runs* (int) runs; shows nothing where stderr is no terminal.  Main thread."""
+    """One line on a terminal's stderr: what runs, and when it will have ended; nothing elsewhere."""
 
     def __init__(self, runs: int, rounds: int) -> None:
         self._runs, self._rounds, self._done, self._began = runs, rounds, 0, time.monotonic()
         self._shown = sys.stderr.isatty()
 
     def __call__(self, case: str, name: str, number: int) -> None:
-        """Show that round *number*, from 0, of *name* in *case* begins."""
+        """Show that a run begins."""
         if self._shown:
             passed = time.monotonic() - self._began
             left = f", {passed / self._done * (self._runs - self._done) / 60:.0f} min left" if self._done else ""
