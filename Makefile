@@ -100,7 +100,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(PIP) --group build
 	@rm -f $(VENV)/.built && touch $@
 
-$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard $(foreach ext,pyx pxd h,evloop/*.$(ext) evloop/aio/*.$(ext)))
+$(VENV)/.built: $(VENV)/.installed setup.py $(wildcard $(foreach ext,pyx pxd h,evloop/*.$(ext) evloop/aio/*.$(ext) evloop/bench/*.$(ext)))
 	@echo "compiling and installing evloop ..."
 	@$(PIP) --no-build-isolation --editable '.[apps]' >$(VENV)/build.log 2>&1 || \
 	  { grep -o 'evloop: the C compiler.*' $(VENV)/build.log | sed 's|above|in $(VENV)/build.log|' | grep . || \

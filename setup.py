@@ -50,6 +50,10 @@ def extensions():
         Extension(f"evloop.{name}", [f"evloop/{name.replace('.', '/')}.pyx"], depends=headers, **options)
         for name in ("_framing", "_reactor", "_connection", "_group", *asyncio)
     ]
+    parts = ["_histogram.h", *(f"_load{part}.h" for part in ("", "_messages", "_plan", "_sockets", "_receive", "_run"))]
+    load = dict(options, include_dirs=["evloop", "evloop/bench"], libraries=["m"])
+    headers = ["evloop/_syscalls.h", *(f"evloop/bench/{part}" for part in parts)]
+    compiled.append(Extension("evloop.bench._load", ["evloop/bench/_load.pyx"], depends=headers, **load))
     annotate = os.environ.get("EVLOOP_ANNOTATE") == "1"
     # language_level is set here once; safety directives (boundscheck, ...) stand on the functions that need them.
     return cythonize(compiled, language_level=3, build_dir="build/cython", annotate=annotate)
