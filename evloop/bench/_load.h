@@ -99,7 +99,7 @@ typedef struct evb_load {
     int stop;                  /* set by another thread */
 
     /* What it has found. */
-    int phase, code;
+    int phase, code, reason;   /* reason: of a connect that has failed, an errno */
     char error[300];
     uint64_t messages, finished, bytes, reads, unsent, unanswered;
     uint64_t begin, end;       /* ns */
@@ -127,6 +127,11 @@ __attribute__((format(printf, 3, 4), cold)) static int evb_fail(evb_load *l, int
         va_end(args);
     }
     return -1;
+}
+
+__attribute__((cold)) static int evb_refused(evb_load *l, int reason) {
+    l->reason = reason;
+    return evb_fail(l, EVB_NO_CONNECT, "cannot connect: %s", strerror(reason));
 }
 
 static inline void evb_set_phase(evb_load *l, int phase) {

@@ -53,7 +53,7 @@ cdef extern from "_load_run.h" nogil:
     struct sockaddr_storage:
         pass
     ctypedef struct evb_load:
-        int pattern, check, poisson, code, stop, epoll_fd
+        int pattern, check, poisson, code, reason, stop, epoll_fd
         uint32_t connections, publishers, in_flight, classes_count, servers
         evb_class classes[1]
         double rate, client_cpu, client_wait, server_cpu
@@ -84,13 +84,15 @@ MOST_SERVERS = EVB_SERVERS
 class LoadFailed(Exception):
     """A load could not go on; *message* (str) says why on one line, *code* (int) is the exit code that stands for it.
 
+    *reason* (int) is the errno of a connect that has failed, else 0.
     Codes: 1 failed here, 3 cannot connect, 4 stalled, 5 closed or reset by the server, 7 wrong bytes.
     """
 
-    def __init__(self, message, code):
+    def __init__(self, message, code, reason=0):
         super().__init__(message)
         self.message = message
         self.code = code
+        self.reason = reason
 
 
 cdef class Histogram:
@@ -238,7 +240,7 @@ cdef class Load:
 
     cdef _check(self, int result):
         if result:
-            raise LoadFailed(self._load.error.decode("utf-8", "replace"), self._load.code)
+            raise LoadFailed(self._load.error.decode("utf-8", "replace"), self._load.code, self._load.reason)
 
     def establish(self, uint32_t upto):
         """Open connections until *upto* are there, each with a message there and back where the server answers."""

@@ -181,9 +181,12 @@ static int evb_receive(evb_load *l, evb_conn *c) {
     if (got < 0)
         return evb_fail(l, EVB_GONE, "connection %u: %s after %llu replies", c->id, evb_reason(errno),
                         (unsigned long long)c->rx);
-    if (!got)
-        return evb_fail(l, EVB_GONE, "connection %u: closed by the server after %llu replies and %u bytes of the next",
+    if (!got && c->rx_at)
+        return evb_fail(l, EVB_GONE, "connection %u: closed by the server inside reply %llu, after %u bytes of it",
                         c->id, (unsigned long long)c->rx, c->rx_at);
+    if (!got)
+        return evb_fail(l, EVB_GONE, "connection %u: closed by the server after %llu replies", c->id,
+                        (unsigned long long)c->rx);
     if (l->pattern == EVB_SINK)
         return evb_fail(l, EVB_WRONG, "connection %u: %zd bytes of a server that was to send none", c->id, got);
     arrived = evb_now();

@@ -31,6 +31,9 @@ static int evb_stalled(evb_load *l, const evb_conn *c) {
     if (l->pattern == EVB_SINK)
         return evb_fail(l, EVB_STALLED, "connection %u: the server has read nothing for %g s, after %llu messages",
                         c->id, waited, (unsigned long long)c->tx);
+    if (l->pattern == EVB_SOURCE)
+        return evb_fail(l, EVB_STALLED, "connection %u: no byte for %g s, after %llu messages", c->id, waited,
+                        (unsigned long long)c->rx);
     return evb_fail(l, EVB_STALLED, "connection %u: no byte for %g s with %llu messages in flight, after %llu replies",
                     c->id, waited, (unsigned long long)(c->started - c->rx), (unsigned long long)c->rx);
 }
@@ -43,8 +46,7 @@ static int evb_scan(evb_load *l) {
     for (i = 0; i < l->connections + l->publishers; i++) {
         evb_conn *c = &l->conns[i];
         if ((c->fd >= 0 && !c->connected) || c->waits) {
-            if (l->now > c->opened + l->timeout)
-                return evb_fail(l, EVB_NO_CONNECT, "cannot connect: no answer for %g s", (double)l->timeout / 1e9);
+            if (l->now > c->opened + l->timeout) return evb_refused(l, ETIMEDOUT);
         } else if (evb_wants_bytes(l, c) && l->now > c->moved + l->timeout) {
             return evb_stalled(l, c);
         }
@@ -57,7 +59,7 @@ static int evb_connected(evb_load *l, evb_conn *c) {
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error) return evb_fail(l, EVB_NO_CONNECT, "cannot connect: %s", strerror(error));
+    if (error) return evb_refused(l, error);
     c->connected = 1;
     c->moved = evb_now();
     if (!evb_answers(l)) c->greeted = 1, l->greeted++;

@@ -55,7 +55,7 @@ static int evb_open(evb_load *l, evb_conn *c) {
     c->tx_at = c->rx_at = 0;
     c->connected = c->greeted = c->waits = 0;
     if (connect(c->fd, (struct sockaddr *)&l->address, l->address_size) && errno != EINPROGRESS) {
-        if (errno != EAGAIN) return evb_fail(l, EVB_NO_CONNECT, "cannot connect: %s", strerror(errno));
+        if (errno != EAGAIN) return evb_refused(l, errno);
         close(c->fd); /* a UNIX socket whose queue is full does not wait (connect(2)): again in a moment */
         c->fd = -1;
         c->waits = 1;
@@ -91,6 +91,7 @@ static inline uint64_t evb_limit(const evb_load *l, const evb_conn *c) {
         limit = l->asked;
     else
         limit = (l->pattern == EVB_SINK ? c->tx : c->rx) + l->in_flight;
+    if (l->pattern == EVB_CONNECT) return limit; /* its budget is taken when it is opened */
     if (l->heap_size && limit > c->planned) limit = c->planned;
     return limit < c->started + l->budget ? limit : c->started + l->budget;
 }

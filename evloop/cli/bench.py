@@ -14,6 +14,7 @@ from evloop.cli.options import verbosity_options
 
 # Said here and not by the commands: the group's help must not import what each of them needs.
 _COMMANDS = {
+    "load": "Load any server of framed messages, and check every reply.",
     "peers": "Compare evloop's echo servers with others and with a server in C.",
     "framing": "Compare the decoder and the encoder with others and with a loop in C.",
     "compare": "Compare two files that another of these commands has written.",

@@ -80,7 +80,7 @@ def parse_whole_seconds(text: str) -> int:
     return int(seconds)
 
 
-class _Parsed(ParamType):
+class Parsed(ParamType):
     """A parameter that one function parses; what it raises is the message."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -96,10 +96,10 @@ class _Parsed(ParamType):
             self.fail(str(exc), param, ctx)
 
 
-ADDRESS = _Parsed("addr", evloop.parse_address)
-SIZE = _Parsed("size", parse_size)
-DURATION = _Parsed("seconds", parse_duration)
-WHOLE_SECONDS = _Parsed("seconds", parse_whole_seconds)
+ADDRESS = Parsed("addr", evloop.parse_address)
+SIZE = Parsed("size", parse_size)
+DURATION = Parsed("seconds", parse_duration)
+WHOLE_SECONDS = Parsed("seconds", parse_whole_seconds)
 
 
 def framing_within(name: str, max_frame: int | None) -> evloop.Framing | None:
