@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -17,6 +18,8 @@ HERE = pathlib.Path(__file__).parent
 FLOOR = HERE / "rivals" / "epoll_echo.c"
 LOAD = HERE / "load.c"
 FRAMING_FLOOR = HERE / "rivals" / "framing_floor.c"
+FANOUT = HERE / "fanout.c"
+FANOUT_FLOOR = HERE / "rivals" / "epoll_fanout.c"
 
 # -O2 is what distributions build with.  Not -march=native: a cache in a shared home may serve another machine.
 FLAGS = ("-O2", "-Wall", "-Wextra")
@@ -47,10 +50,20 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(base) / "evloop-bench"
 
 
+def parts(source: pathlib.Path) -> list[pathlib.Path]:
+    """Return *source* and the headers of ours that it includes, each once."""
+    found = [source]
+    for path in found:  # grows while it is walked: headers include headers
+        names = re.findall(r'^#include "(.+)"', path.read_text(), re.M)
+        found += [path.with_name(name) for name in names if path.with_name(name) not in found]
+    return found
+
+
 def build(source: pathlib.Path, directory: pathlib.Path | None = None) -> pathlib.Path:
     """Return the program compiled from *source*, compiling it unless *directory* has it already.
 
-    The name holds a digest of the source, the compiler's version and the flags, so that a stale one is never run.
+    The name holds a digest of the source, its headers, the compiler's version and the flags, so that a stale one is
+    never run.
 
     Raises:
         CompilerError: there is no compiler, or it refused the source.
@@ -72,7 +85,8 @@ def build_module(source: pathlib.Path, directory: pathlib.Path | None = None) ->
 def _build(source: pathlib.Path, directory: pathlib.Path | None, flags: tuple[str, ...], suffix: str) -> pathlib.Path:
     directory = cache_directory() if directory is None else directory
     path = compiler()
-    key = hashlib.sha256(source.read_bytes() + repr((compiler_version(path), flags, suffix)).encode()).hexdigest()[:16]
+    text = b"".join(part.read_bytes() for part in parts(source))
+    key = hashlib.sha256(text + repr((compiler_version(path), flags, suffix)).encode()).hexdigest()[:16]
     program = directory / f"{source.stem}-{key}{suffix}"
     if program.exists():
         return program
