@@ -16,6 +16,7 @@ from evloop.cli.options import verbosity_options
 _COMMANDS = {
     "load": "Load any server of framed messages, and check every reply.",
     "peers": "Compare evloop's echo servers with others and with a server in C.",
+    "fanout": "Compare servers that send one message to many: evloop, brokers, a server in C.",
     "framing": "Compare the decoder and the encoder with others and with a loop in C.",
     "compare": "Compare two files that another of these commands has written.",
     "report": "Make a page and pictures of such files.",
