@@ -174,6 +174,7 @@ static size_t resp_else(struct peer *c, const uint8_t *p, size_t n)
     if (strtoul((const char *)p + 1, NULL, 10) != opt.subscribers)
         quit(WRONG, "%s: a message went to %lu of %u subscribers", name_of(c), strtoul((const char *)p + 1, NULL, 10),
              opt.subscribers);
+    c->acknowledged++;
     return size;
 }
 
@@ -400,8 +401,9 @@ static size_t chat_item(struct peer *c, const uint8_t *p, size_t n)
         free(pong.data);
     } else if (begins(text, size, "{\"t\":\"err\"") || begins(text, size, "{\"t\":\"bye\"")) {
         refused(c, text, size);
-    } else if (size && !begins(text, size, "{\"t\":\"ok\"") && !begins(text, size, "{\"t\":\"ev\"") &&
-               !begins(text, size, "{\"t\":\"note\"")) {
+    } else if (begins(text, size, "{\"t\":\"ok\"")) {
+        c->acknowledged++;
+    } else if (size && !begins(text, size, "{\"t\":\"ev\"") && !begins(text, size, "{\"t\":\"note\"")) {
         wrong_bytes(c, text, size);
     }
     return 4 + size;
@@ -425,6 +427,7 @@ static const struct wire {
     const char *name;
     int steps;  /* of the handshake */
     int others; /* a publisher gets what the other publishers send */
+    int acks;   /* and an answer to each message of his own */
     void (*make)(void);
     void (*ask)(struct peer *, struct text *); /* append what the handshake's step sends */
     /* Each returns the bytes it took, 0 if what begins there has not come in full. */
@@ -432,10 +435,10 @@ static const struct wire {
     size_t (*rest)(struct peer *, const uint8_t *, size_t); /* what is no record */
     size_t (*item)(struct peer *, const uint8_t *, size_t); /* in place of records */
 } wires[] = {
-    {"frames", 1, 1, frames_make, ask_nothing, frames_answer, nothing_else, NULL},
-    {"resp", 1, 0, resp_make, resp_ask, resp_answer, resp_else, NULL},
-    {"nats", 2, 0, nats_make, nats_ask, nats_answer, nats_else, NULL},
-    {"mqtt", 2, 0, mqtt_make, mqtt_ask, mqtt_answer, nothing_else, NULL},
-    {"ws", 2, 0, ws_make, ws_ask, ws_answer, nothing_else, NULL},
-    {"chat", 2, 1, chat_make, chat_ask, chat_answer, NULL, chat_item},
+    {"frames", 1, 1, 0, frames_make, ask_nothing, frames_answer, nothing_else, NULL},
+    {"resp", 1, 0, 1, resp_make, resp_ask, resp_answer, resp_else, NULL},
+    {"nats", 2, 0, 0, nats_make, nats_ask, nats_answer, nats_else, NULL},
+    {"mqtt", 2, 0, 0, mqtt_make, mqtt_ask, mqtt_answer, nothing_else, NULL},
+    {"ws", 2, 0, 0, ws_make, ws_ask, ws_answer, nothing_else, NULL},
+    {"chat", 2, 1, 1, chat_make, chat_ask, chat_answer, NULL, chat_item},
 };

@@ -10,7 +10,7 @@
    server that leaves messages out is not fast.
 
    Never here: knowledge of what a protocol looks like, which is _fanout_wire.h's; a delivery counted before it is
-   checked.  Read next: evloop/bench/fanout.py, which runs it; usage() below.
+   checked.  Read next: evloop/bench/fanout.py, which runs it; usage() in _fanout_options.h.
 
    Exit codes: 0 done, 1 failed here, 2 usage, 3 cannot connect, 4 no byte in time, 5 the server closed or reset,
    6 the server refused, 7 lost, doubled, reordered or wrong.  On 0 one line of JSON on stdout, else one line of text on
@@ -62,6 +62,7 @@ struct peer {
     uint8_t *out;       /* what the kernel has not taken */
     size_t out_at, out_end, out_room;
     uint64_t seq;       /* chat: the room's number of the last message */
+    uint64_t acknowledged; /* of a publisher's messages, by the server */
     uint64_t *next;     /* [publishers] the number of the message that must come next from each */
 };
 
@@ -234,6 +235,7 @@ static void message(struct peer *c, const uint8_t *digits)
 static const struct wire *wire;
 
 #include "_fanout_report.h"
+#include "_fanout_options.h"
 
 static size_t next_item(struct peer *c, const uint8_t *p, size_t n)
 {
@@ -439,6 +441,9 @@ static void turn(uint64_t until)
     if (sent > complete)
         quit(TIMEOUT, "no byte for %g s; lost: %llu of %llu broadcasts have not reached all %u", opt.timeout,
              (unsigned long long)(sent - complete), (unsigned long long)sent, recipients);
+    if (draining)
+        quit(TIMEOUT, "no byte for %g s; not all of %llu broadcasts have been acknowledged", opt.timeout,
+             (unsigned long long)sent);
     last_event = begin; /* an open loop slower than the time-out */
 }
 
@@ -469,11 +474,17 @@ static void publish_more(void)
 static void drain(void)
 {
     draining = 1;
-    for (uint32_t i = 0; i < opt.publishers; i++)
-        while (publishers[i].complete < publishers[i].sent)
+    for (uint32_t i = 0; i < opt.publishers; i++) {
+        struct publisher *p = &publishers[i];
+        while (p->complete < p->sent || (wire->acks && p->peer->acknowledged < p->sent))
             turn(now() + 100000000);
+    }
     for (uint64_t end = now() + SETTLE * 1000000u; now() < end;)
         turn(end);
+    for (uint32_t i = 0; wire->acks && i < opt.publishers; i++)
+        if (publishers[i].peer->acknowledged > publishers[i].sent)
+            quit(WRONG, "publisher %u: %llu acknowledgements of %llu messages", i,
+                 (unsigned long long)publishers[i].peer->acknowledged, (unsigned long long)publishers[i].sent);
     for (uint32_t i = 0; i < opt.subscribers; i++)
         if (peers[i].kept)
             wrong_bytes(&peers[i], peers[i].tail, peers[i].kept);
@@ -507,75 +518,6 @@ static void measure(void)
         quit(TIMEOUT, "no broadcast reached all %u in %g s", recipients, cost.seconds);
     drain();
     report(&cost);
-}
-
-static void usage(const char *problem) __attribute__((noreturn));
-
-static void usage(const char *problem)
-{
-    fprintf(stderr, "fanout: %s\n"
-        "usage: fanout [options] PROTOCOL IPV4:PORT        PROTOCOL: frames, resp, nats, mqtt, ws, chat\n"
-        "  -n N   subscribers (1..100000; 1)       -P N   publishers (1..255; 1)\n"
-        "  -o N   broadcasts that each publisher keeps outstanding (1..65536; 1)\n"
-        "  -R N   open loop: broadcasts a second, all publishers together (0.1..1000000), instead of -o\n"
-        "  -s N   payload bytes (16..65536; 100)   -d S   seconds (2)\n"
-        "  -w S, --warmup S      seconds before that, not counted (0.5)\n"
-        "  -t S, --timeout S     seconds without a byte before giving up, exit 4 (10)\n"
-        "  -p PID, --server PID  read the CPU clock, the memory and the context switches of that process\n", problem);
-    exit(USAGE);
-}
-
-static double number(const char *text, double least, double most, int whole)
-{
-    char *end, problem[200];
-    double value = strtod(text, &end);
-    if (end == text || *end || !(value >= least && value <= most) || (whole && value != (double)(int64_t)value)) {
-        snprintf(problem, sizeof problem, "%.40s is not %s of %g..%g", text, whole ? "an integer" : "a number", least,
-                 most);
-        usage(problem);
-    }
-    return value;
-}
-
-static void parse_address(char *text)
-{
-    char *colon = strrchr(text, ':');
-    if (!colon)
-        usage("an address is IPV4:PORT, such as 127.0.0.1:9000");
-    opt.address.sin_family = AF_INET;
-    opt.address.sin_port = htons((uint16_t)number(colon + 1, 1, 65535, 1));
-    *colon = 0;
-    if (inet_pton(AF_INET, text, &opt.address.sin_addr) != 1)
-        usage("an address is IPV4:PORT, such as 127.0.0.1:9000");
-}
-
-static void parse(int argc, char **argv)
-{
-    static const struct option names[] = {
-        {"rate", 1, 0, 'R'}, {"warmup", 1, 0, 'w'}, {"timeout", 1, 0, 't'}, {"server", 1, 0, 'p'}, {0}};
-    int key;
-    opterr = 0;
-    while ((key = getopt_long(argc, argv, "n:P:o:R:s:d:w:t:p:", names, NULL)) != -1)
-        switch (key) {
-        case 'n': opt.subscribers = (uint32_t)number(optarg, 1, 100000, 1); break;
-        case 'P': opt.publishers = (uint32_t)number(optarg, 1, 255, 1); break;
-        case 'o': opt.outstanding = (uint32_t)number(optarg, 1, 65536, 1); break;
-        case 'R': opt.rate = number(optarg, 0.1, 1e6, 0); break;
-        case 's': opt.size = (uint32_t)number(optarg, DIGITS, 65536, 1); break;
-        case 'd': opt.seconds = number(optarg, 0.001, 86400, 0); break;
-        case 'w': opt.warmup = number(optarg, 0, 3600, 0); break;
-        case 't': opt.timeout = number(optarg, 0.001, 3600, 0); break;
-        case 'p': opt.server = (pid_t)number(optarg, 1, 1 << 22, 1); break;
-        default: usage("unknown option, or its value is missing");
-        }
-    if (optind != argc - 2)
-        usage("give a protocol and an address");
-    for (size_t i = 0; i < sizeof wires / sizeof *wires; i++)
-        if (!strcmp(argv[optind], wires[i].name))
-            wire = &wires[i];
-    if (!wire)
-        usage("no such protocol");
-    parse_address(argv[optind + 1]);
 }
 
 static void *zeroed(size_t count, size_t size)
