@@ -99,7 +99,7 @@ def title(shape: Shape, pace: Pace, name: str) -> str:
 def table(heading: str, results: CaseResults) -> str:
     """Return the table of one case, cheapest first."""
     columns = (
-        f"{'':<13}{'us/delivery':>11}{'x redis':>8}{'interval':>12}{'x floor':>8}{'deliveries/s':>13}{'p50':>8}"
+        f"{'':<13}{'us/delivery':>11}{'x redis':>8}{'interval':>13}{'x floor':>8}{'deliveries/s':>13}{'p50':>7}"
         f"{'p99':>8}{'p99.9':>8}{'all p99':>8}{'busy':>6}{'MiB':>6}{'sw':>6}{'B':>5}"
     )
     measured = {name: runs for name, runs in results.items() if not isinstance(runs, str)}
@@ -121,7 +121,7 @@ def _row(name: str, runs: Runs, measured: dict[str, Runs]) -> str:
     bound = any(run["client"]["client_bound"] for run in runs)
     rate = f"{'>= ' if bound else ''}{middle(runs, 'rate') or 0:,.0f}"
     return (
-        f"{name:<13}{_cost(runs):11.3f}{redis:>8}{interval:>12}{floor:>8}{rate:>13}{p50:>8}{p99:>8}{p999:>8}"
+        f"{name:<13}{_cost(runs):11.3f}{redis:>8}{interval:>13}{floor:>8}{rate:>13}{p50:>7}{p99:>8}{p999:>8}"
         f"{_us(runs, 'completion_ns/p99'):>8}{middle(runs, 'server/busy') or 0:6.0%}"
         f"{(middle(runs, 'server/rss_bytes') or 0) / 2**20:6.0f}{_switches(runs):6.1f}"
         f"{middle(runs, 'wire_bytes_per_message') or 0:5.0f}"
