@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
@@ -46,7 +46,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 class BadRequest(Exception):
-    """What a peer has sent is no request; *status* (int) is the answer, the text is its body."""
+    """What a peer has sent is no request that is answered; *status* (int) is the answer, the text is its body."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -100,16 +100,29 @@ class HttpProtocol(Protocol):
         reactor: who drives the connection; for the deadline of the head.
         answer: called once with the request, HEAD and unknown methods too; what it raises is logged, and a 500.
         upgrade: asked first, if there is one.
+        hosts: names, lower case, that this machine may be called by beside its addresses and localhost; see
+            :func:`is_rebound`, which is a 403.
+        hint: how the operator adds one; the end of that answer.
 
     A connection that says nothing, or half a request, for HEAD_TIMEOUT seconds gets a 408.  Reactor thread only.
     """
 
-    __slots__ = ("reactor", "answer", "upgrade", "conn", "_head", "_deadline")
+    __slots__ = ("reactor", "answer", "upgrade", "hosts", "hint", "conn", "_head", "_deadline")
 
-    def __init__(self, reactor: Reactor, answer: Answer, upgrade: Upgrade | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        answer: Answer,
+        upgrade: Upgrade | None = None,
+        *,
+        hosts: Container[str] = frozenset(),
+        hint: str = "",
+    ) -> None:
         self.reactor = reactor
         self.answer = answer
         self.upgrade = upgrade
+        self.hosts = hosts
+        self.hint = hint
         self._head = bytearray()
 
     def connection_made(self, conn: Connection) -> None:
@@ -131,6 +144,7 @@ class HttpProtocol(Protocol):
             return self._respond(None, refusal(431, text))
         try:
             request = parse_request(bytes(head[: end.end()]))
+            self._check_host(request.headers.get("host", ""))
         except BadRequest as exc:
             return self._respond(None, refusal(exc.status, str(exc)))
         self._head = bytearray()
@@ -144,6 +158,12 @@ class HttpProtocol(Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the time."""
         self._deadline.cancel()
+
+    def _check_host(self, authority: str) -> None:
+        host = host_of(authority)
+        if is_rebound(self.conn, host) and host not in self.hosts:
+            text = f"{host[:64]} is no name of this machine; call it by its address or localhost{self.hint}"
+            raise BadRequest(403, text)
 
     def _answer(self, request: Request) -> Response:
         try:
@@ -256,8 +276,8 @@ def host_of(authority: str) -> str:
     return host.partition(":")[0]
 
 
-def is_rebound(conn: Connection, authority: str) -> bool:
-    """Return whether *authority*, the Host of a request, is a stranger's name for this machine.
+def is_rebound(conn: Connection, host: str) -> bool:
+    """Return whether *host*, as :func:`host_of` has it, is a stranger's name for this machine.
 
     A page of evil.example can have its own name resolve to 127.0.0.1, and is then "the same host" for its browser as
     what listens there (DNS rebinding).  So who comes by the loopback is to call this machine by an address, by
@@ -266,7 +286,6 @@ def is_rebound(conn: Connection, authority: str) -> bool:
     peer = conn.peer
     if peer is None or peer.is_unix or not _is_loopback(peer.host):
         return False
-    host = host_of(authority)
     if host in ("", "localhost", socket.gethostname().lower()) or host.endswith(".localhost"):
         return False
     return not _is_ip(host)
