@@ -6,6 +6,7 @@ Rule: nothing in this file may do anything but parse.  Read next: ``serve.py``, 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -154,3 +155,12 @@ def _louder(ctx: click.Context, param: click.Parameter, count: int) -> None:
 
 def _quieter(ctx: click.Context, param: click.Parameter, count: int) -> None:
     ctx.ensure_object(Settings).verbosity -= count
+
+
+def is_local(address: evloop.Address) -> bool:
+    """Return whether only this machine can reach what listens on *address* (with a number for the host)."""
+    if address.is_unix:
+        return True
+    ip = ipaddress.ip_address(address.host)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback

@@ -11,7 +11,6 @@ Rule: nothing in this file may treat a frame; handlers live in ``evloop.apps``. 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import shlex
@@ -26,6 +25,7 @@ import evloop
 from evloop import systemd
 from evloop.apps import echo
 from evloop.cli import exits
+from evloop.cli.admin import AdminPort, admin_option
 from evloop.cli.commands import Command, Commands
 from evloop.cli.limit_options import EPILOG, limit_options, limits_of
 from evloop.cli.logs import log_to_stderr
@@ -35,6 +35,7 @@ from evloop.cli.options import (
     Settings,
     framing_options,
     framing_within,
+    is_local,
     verbosity_options,
 )
 from evloop.cli.readiness import PortFile
@@ -83,6 +84,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     @framing_options
     @limit_options
     @_port_file_option
+    @admin_option
     @server_tls_options
     @verbosity_options
     @click.pass_obj
@@ -93,6 +95,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
         framing: str,
         max_frame: int | None,
         port_file: str,
+        admin: evloop.Address | None,
         tls_cert: str | None,
         tls_key: str | None,
         tls_ca: str | None,
@@ -100,7 +103,8 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     ) -> None:
         ssl = server_context(tls_cert, tls_key, tls_ca)
         log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
-        _serve(handler, address, framing, max_frame, limits_of(limits), ssl, port_file, hints=settings.verbosity >= 0)
+        hints = settings.verbosity >= 0
+        _serve(handler, address, framing, max_frame, limits_of(limits), ssl, port_file, AdminPort(admin), hints=hints)
 
 
 _ADDR = (
@@ -138,6 +142,7 @@ def _serve(
     limits: evloop.Limits,
     ssl: SSLContext | None,
     port_file: str,
+    admin: AdminPort,
     *,
     hints: bool,
 ) -> None:
@@ -150,14 +155,17 @@ def _serve(
     def ready(server: evloop.Server) -> None:
         nonlocal listening
         listening = True
+        admin.open(server)
         file.write(server.addresses)
         _announce(server, framing_name, ssl, hints=hints)
+        admin.announce()
         manager.ready(server.reactor)
 
     with contextlib.ExitStack() as stack:
         for sock in inherited:
             stack.enter_context(sock)  # until the server has them
         file = stack.enter_context(PortFile(port_file))
+        stack.enter_context(admin)
         try:
             evloop.serve(
                 handler,
@@ -200,18 +208,10 @@ def _announce(server: evloop.Server, framing_name: str, ssl: SSLContext | None, 
     if hints:
         with contextlib.suppress(OSError):
             click.echo("\n".join(how_to_talk(server.address, framing_name, tls=ssl is not None)), err=True)
-    exposed = [str(address) for address in server.addresses if not _is_local(address)]
+    exposed = [str(address) for address in server.addresses if not is_local(address)]
     if exposed and not (ssl and ssl.verify_mode):
         lacking = "no password and no client certificate" if ssl else "no TLS and no password"
         logger.warning("%s can be reached from the network, and there is %s", ", ".join(exposed), lacking)
-
-
-def _is_local(address: evloop.Address) -> bool:
-    if address.is_unix:
-        return True
-    ip = ipaddress.ip_address(address.host)
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
 
 
 def how_to_talk(address: evloop.Address, framing_name: str, *, tls: bool = False) -> list[str]:

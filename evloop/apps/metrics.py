@@ -1,0 +1,165 @@
+"""A server's counters in Prometheus' text format: collected when somebody asks, from plain ints that are kept anyway.
+
+Names follow Prometheus' rules: a prefix, base units, ``_total`` for what only grows.  No peer's address is a label:
+each would be a time series for ever.
+
+Rule: nothing in this file may count; whoever counts may not import it.  Read next: ``admin.py``, which serves it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+import evloop
+from evloop.apps.lag import BUCKETS, LoopLag
+
+Labels = Mapping[str, str]
+
+
+class Family(NamedTuple):
+    """One metric of an application, so that it need not know Prometheus.
+
+    Attributes:
+        name: with the prefix, ``"evloop_chat_messages_total"``; a counter's ends in ``_total``.
+        help: one line.
+        samples: a value for each set of labels (``{}``: none); every set has the same names.
+    """
+
+    name: str
+    help: str
+    samples: Iterable[tuple[Labels, float]]
+
+
+Families = Callable[[], Iterable[Family]]
+
+# What a peer has broken, and what it did not take, by CloseReason.
+_PROTOCOL_ERRORS = ("protocol", "frame_too_large", "truncated", "tls")
+_SLOW = {"slow_consumer": "output", "write_timeout": "write_timeout", "overload": "max_buffered"}
+
+
+class Exposition:
+    """Everything that ``/metrics`` has, of one server on its reactor.
+
+    Args:
+        server: whose counters.
+        lag: of its reactor.
+        families: the application's own, asked for each time.
+
+    The registry is its own: two servers in a process have two.  Asking costs about two microseconds a connection.
+    Reactor thread only.
+    """
+
+    def __init__(self, server: evloop.Server, lag: LoopLag, families: Families) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_ServerCollector(server, lag, families))
+        ProcessCollector(registry=self._registry)
+
+    def encode(self, accept: str) -> tuple[bytes, str]:
+        """Return the body and its content type, in the format that *accept*, a request's header, asks for."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+
+class _ServerCollector(Collector):
+    def __init__(self, server: evloop.Server, lag: LoopLag, families: Families) -> None:
+        self._server = server
+        self._lag = lag
+        self._reactor = lag.reactor
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        server, stats = self._server, self._server.stats()
+        yield from map(_metric, _connections(server, stats))
+        yield from map(_metric, _traffic(server, stats))
+        yield from map(_metric, _loop(server, self._lag, self._reactor))
+        yield _lag_histogram(self._lag)
+        yield from map(_metric, self._families())
+
+
+def _metric(family: Family) -> Metric:
+    """Return *family* as the library has it."""
+    samples = list(family.samples)
+    names = list(samples[0][0]) if samples else []
+    kind = CounterMetricFamily if family.name.endswith("_total") else GaugeMetricFamily
+    metric: CounterMetricFamily | GaugeMetricFamily = kind(family.name, family.help, labels=names)
+    for labels, value in samples:
+        metric.add_metric([labels[name] for name in names], value)
+    return metric
+
+
+def _plain(name: str, help: str, value: float) -> Family:
+    return Family(name, help, [({}, value)])
+
+
+def _by(label: str, name: str, help: str, values: Iterable[tuple[str, float]]) -> Family:
+    return Family(name, help, [({label: key}, value) for key, value in values])
+
+
+def _ending(stats: Mapping[str, int], prefix: str) -> list[tuple[str, int]]:
+    """Return what follows *prefix* in the names of counters, and their values."""
+    return [(name[len(prefix) :], value) for name, value in stats.items() if name.startswith(prefix)]
+
+
+def _connections(server: evloop.Server, stats: Mapping[str, int]) -> Iterator[Family]:
+    states = {"open": 0, "flushing": 0, "lingering": 0, **Counter(conn.state for conn in server.connections)}
+    yield _by("state", "evloop_connections", "Connections now, by where they are in their life.", states.items())
+    yield _plain("evloop_connections_accepted_total", "Connections accepted.", stats["accepted"])
+    closed = _ending(stats, "closed_")
+    yield _by("reason", "evloop_connections_closed_total", "Connections that ended, by CloseReason.", closed)
+    refused = _ending(stats, "refused_")
+    yield _by("reason", "evloop_connections_rejected_total", "Connections closed as they were accepted.", refused)
+    errors = _ending(stats, "accept_errors_")
+    yield _by("errno", "evloop_accept_errors_total", "Failures of accept(2), by errno.", errors)
+    paused = "1 while a listener rests for want of descriptors or memory."
+    yield _plain("evloop_accept_paused", paused, stats["accept_paused"])
+    broken = [(kind, stats.get(f"closed_{kind}", 0)) for kind in _PROTOCOL_ERRORS]
+    yield _by("kind", "evloop_protocol_errors_total", "Connections closed for what the peer sent.", broken)
+    slow = [(limit, stats.get(f"closed_{reason}", 0)) for reason, limit in _SLOW.items()]
+    yield _by("limit", "evloop_slow_consumer_total", "Connections closed for what they did not take.", slow)
+    tls = stats["handshake_errors"]
+    yield _plain("evloop_tls_handshake_errors_total", "Connections that ended before TLS was established.", tls)
+    raised = stats.get("closed_handler", 0)
+    yield _plain("evloop_callback_errors_total", "Connections closed because a callback raised.", raised)
+
+
+def _traffic(server: evloop.Server, stats: Mapping[str, int]) -> Iterator[Family]:
+    for what in ("received_bytes", "sent_bytes", "frames_received", "frames_sent"):
+        unit = "Bytes" if what.endswith("bytes") else "Frames"
+        yield _plain(f"evloop_{what}_total", f"{unit} {what.replace('_bytes', '').split('_')[-1]}.", stats[what])
+    output = sum(conn.stats.output for conn in list(server.connections))
+    held = [("out", output), ("in", max(stats["buffered_bytes"] - output, 0))]
+    yield _by("dir", "evloop_buffered_bytes", "Bytes that connections hold: output, and frames not delivered.", held)
+    paused = "Connections of which nothing is delivered now."
+    yield _plain("evloop_reads_paused", paused, stats["reads_paused"])
+
+
+def _loop(server: evloop.Server, lag: LoopLag, reactor: evloop.Reactor) -> Iterator[Family]:
+    turned = reactor.stats()
+    facts = {
+        "version": evloop.__version__,
+        "implementation": str(turned["implementation"]),
+        "python": platform.python_version(),
+    }
+    yield Family("evloop_build_info", "1, with what runs as labels.", [(facts, 1)])
+    yield _plain("evloop_draining", "1 from the signal to stop on.", int(server.closing))
+    yield _plain("evloop_loop_busy_ratio", "Part of the last minute that the loop's thread was on a CPU.", lag.busy)
+    yield _plain("evloop_loop_turns_total", "Turns of the loop.", turned["turns"])
+    yield _plain("evloop_stale_events_total", "Events of connections that had ended by then.", turned["stale"])
+
+
+def _lag_histogram(lag: LoopLag) -> Metric:
+    buckets, seen = [], 0
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), lag.counts, strict=True):
+        seen += count
+        buckets.append((bound, float(seen)))
+    text = "How late the loop ran a timer, looked at every 0.1 s."
+    return HistogramMetricFamily("evloop_loop_lag_seconds", text, buckets=buckets, sum_value=lag.total)
