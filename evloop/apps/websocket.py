@@ -1,0 +1,286 @@
+"""The server side of a WebSocket (RFC 6455) on a connection of ours: whole messages in, ready-made frames out.
+
+The ``websockets`` package's sans-I/O parser checks the handshake, unmasks, answers pings and closes, and refuses what
+breaks the protocol; this file gives it bytes in portions, joins fragments, and holds what may not be delivered yet.
+What is sent does not pass through the package: a frame to a client is its payload behind 2, 4 or 10 constant bytes,
+which :func:`data_frame` makes once for however many connections get it.
+
+Rule: nothing in this file may know what the messages mean.  Read next: ``http.py``, which a WebSocket begins as.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request as Handshake
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from evloop import CloseReason, Connection, Protocol, Reactor
+from evloop.apps.http import Request
+
+logger = logging.getLogger("evloop.websocket")
+
+# Bytes that the parser gets at once.  A read may hold 256 KiB, which is 43,000 of the smallest frames, and one takes
+# the parser some 5 us; 1 KiB of them takes it a millisecond.
+PORTION = 1024
+
+# Frames after which the others get their turn: the same millisecond, with the smallest frames and with usual ones.
+FRAMES_PER_TURN = 128
+
+# Bytes of the reason in a close frame: a control frame has 125 at most, and the code takes two (RFC 6455, 5.5.1).
+MAX_REASON = 123
+
+_TEXT = 0x80 | Opcode.TEXT  # FIN, and the opcode
+_BINARY = 0x80 | Opcode.BINARY
+_SHORT = struct.Struct("!BB")
+_MEDIUM = struct.Struct("!BBH")
+_LONG = struct.Struct("!BBQ")
+
+
+def data_frame(payload: bytes, *, text: bool) -> bytes:
+    """Return a whole message to a client on the wire: UTF-8 of a text, or any bytes; unmasked (RFC 6455, 5.2).
+
+    Any thread; the same bytes are good for every WebSocket without extensions, and that is all of ours.
+    """
+    size, first = len(payload), _TEXT if text else _BINARY
+    if size < 126:
+        return _SHORT.pack(first, size) + payload
+    if size < 0x10000:
+        return _MEDIUM.pack(first, 126, size) + payload
+    return _LONG.pack(first, 127, size) + payload
+
+
+class WebSocket(Protocol):
+    """One WebSocket; a subclass has ``message_received(payload: bytes)``, called once per message, in order.
+
+    Args:
+        reactor: who drives the connection.
+        subprotocols: names that are spoken, in order of preference; a client that offers none of them is refused, one
+            that offers nothing gets the first without its being said.
+        max_message: bytes of a message, fragments added up (int > 0); one more is a close with 1009.
+
+    Attributes:
+        conn: the connection, with ``framing=None``; set by :meth:`begin`.
+        subprotocol: the one that holds (str).
+        text: whether messages are texts, in both directions (bool); the other kind is a close with 1003.
+
+    Extensions are refused: compression would take 50 KiB a connection, and could not be shared by the receivers of one
+    message.  Reactor thread only.
+    """
+
+    text = True
+
+    def __init__(self, reactor: Reactor, subprotocols: Sequence[str], max_message: int) -> None:
+        self.reactor = reactor
+        self.subprotocol = subprotocols[0]
+        self._parser = ServerProtocol(
+            subprotocols=[Subprotocol(name) for name in subprotocols],
+            select_subprotocol=_select,
+            max_size=max_message,
+            logger=logger,
+        )
+        self._rest = b""  # what was read, of which is parsed
+        self._at = 0  # so many bytes
+        self._events: deque[Any] = deque()  # what was parsed and not delivered
+        self._answers = b""  # what the parser answers to those, behind them in the order
+        self._ends = False  # the parser wants nothing more after those
+        self._message: bytearray | None = None  # the fragments so far
+        self._paused = self._full = self._scheduled = False
+
+    # --- the handshake -------------------------------------------------------------------------------------------
+
+    def begin(self, conn: Connection, request: Request) -> bool:
+        """Answer *request*, the handshake; return whether *conn* is a WebSocket now, else it is closing.
+
+        The answer to a client that does not speak as it should says what is wrong: 400, 405, 426.
+        """
+        self.conn = conn
+        parser = self._parser
+        parser.receive_data(request.head)
+        events = parser.events_received()
+        if not events:  # its parser is stricter than ours: transfer codings, a body
+            conn.send(b"".join(parser.data_to_send()) or _NOT_A_HANDSHAKE)
+            conn.close()
+            return False
+        handshake = events[0]
+        assert isinstance(handshake, Handshake)
+        response = parser.accept(handshake)
+        _tidy(response.headers)
+        parser.send_response(response)
+        conn.send(b"".join(parser.data_to_send()))
+        if parser.state is not State.OPEN:
+            conn.close()
+            return False
+        self.subprotocol = parser.subprotocol or self.subprotocol
+        return True
+
+    # --- input ---------------------------------------------------------------------------------------------------
+
+    def message_received(self, payload: bytes) -> None:
+        """Take a message; a subclass has it."""
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        """Take *data*, and deliver the messages that it completes."""
+        self._rest, self._at = (self._rest[self._at :] + data if self._rest else data), 0
+        self._go_on()
+
+    def pause_reading(self) -> None:
+        """Deliver nothing more, from this message on, until :meth:`resume_reading`.  Idempotent."""
+        self._paused = True
+        self.conn.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver again, what was held back first, from the next turn on.  Idempotent."""
+        if self._paused:
+            self._paused = False
+            self._go_on_soon()
+
+    def pause_writing(self) -> None:
+        """Parse nothing more: a client that does not take its answers gets no more questions answered."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Parse again."""
+        self._full = False
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.conn.pause_reading()  # so that what is held is one read at most
+            self.reactor.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._scheduled = False
+        try:
+            self._go_on()
+        except Exception as exc:  # not inside of a callback of the connection, which would have done the same
+            self.conn.close_for(CloseReason.HANDLER, exc)
+        else:
+            if not (self._paused or self._full or self._scheduled):
+                self.conn.resume_reading()
+
+    def _go_on(self) -> None:
+        """Deliver what is parsed, and parse what is not, for one turn's worth of frames."""
+        left = FRAMES_PER_TURN
+        while not (self._paused or self._full or self.conn.is_closing()):
+            if self._events:
+                left -= 1
+                self._take(self._events.popleft())
+            elif self._answers or self._ends:
+                self._send_answers()
+            elif not self._rest:
+                break
+            elif left <= 0:
+                self._go_on_soon()
+                break
+            else:
+                self._parse()
+
+    def _parse(self) -> None:
+        """Give the parser a portion; what it makes of it is to be delivered, and then answered."""
+        parser = self._parser
+        parser.receive_data(self._rest[self._at : self._at + PORTION])
+        self._at += PORTION
+        if self._at >= len(self._rest):
+            self._rest, self._at = b"", 0
+        self._events.extend(parser.events_received())
+        writes = parser.data_to_send()
+        if writes:
+            self._ends = writes[-1] == b""  # SEND_EOF
+            self._answers = b"".join(writes)
+
+    def _send_answers(self) -> None:
+        answers, self._answers = self._answers, b""
+        if answers:
+            self.conn.send(answers)
+        if self._ends:
+            self.conn.close()
+
+    def _take(self, frame: Frame) -> None:
+        """Deliver the message that *frame* completes, if it does; control frames have been answered."""
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if (opcode is Opcode.TEXT) is not self.text:
+                wanted, got = ("text", "binary") if self.text else ("binary", "text")
+                text = f"{self.subprotocol} has {wanted} messages, and this is a {got} one"
+                return self.close(CloseCode.UNSUPPORTED_DATA, text)
+            if frame.fin:
+                return self._deliver(bytes(frame.data))
+            self._message = bytearray(frame.data)
+        elif opcode is Opcode.CONT and self._message is not None:
+            self._message += frame.data
+            if frame.fin:
+                message, self._message = bytes(self._message), None
+                return self._deliver(message)
+        return None
+
+    def _deliver(self, payload: bytes) -> None:
+        if self.text:
+            try:
+                payload.decode()
+            except UnicodeDecodeError as exc:
+                # "must _Fail the WebSocket Connection_" (RFC 6455, 8.1), and browsers' authors rely on it.
+                return self.close(CloseCode.INVALID_DATA, f"invalid UTF-8 at byte {exc.start} of a text message")
+        return self.message_received(payload)
+
+    # --- output and the end --------------------------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        """Send one message; on a closing connection it is dropped in silence, as there."""
+        self.conn.send(data_frame(payload, text=self.text))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame, and close in good order: what the client still sends is discarded.  Idempotent.
+
+        Args:
+            code: 1000..1014 or 3000..4999, as RFC 6455, 7.4 has them.
+            reason: a text for people; cut to MAX_REASON bytes of UTF-8.
+
+        The client's own close frame is not waited for by itself: the connection waits briefly for the client's end of
+        the stream, discarding what comes, which is the same time for all who close.
+        """
+        if self.conn.is_closing():
+            return
+        parser = self._parser
+        if parser.state is State.OPEN:
+            parser.send_close(code, reason.encode()[:MAX_REASON].decode(errors="ignore"))
+            self._answers += b"".join(parser.data_to_send())
+        if self._answers:  # or those to a close frame that came behind the message which is being treated
+            self.conn.send(self._answers)
+            self._answers = b""
+        self.conn.close()
+
+
+_NOT_A_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def _select(parser: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Return the first of ours that was *offered*; None to a client that offers nothing: one typed by hand does not.
+
+    Raises:
+        NegotiationError: others were offered, and a client that speaks version 2 is not to be answered in version 1.
+    """
+    ours = parser.available_subprotocols or ()
+    for name in ours:
+        if name in offered:
+            return name
+    if offered:
+        raise NegotiationError(f"no subprotocol in common; spoken here: {', '.join(ours)}")
+    return None
+
+
+def _tidy(headers: Headers) -> None:
+    """Make the library's refusals end as ours do."""
+    if "Content-Length" in headers:
+        headers["Cache-Control"] = "no-store"
