@@ -1,7 +1,7 @@
 """The small HTTP/1.1 server side that a port needs beside its own protocol: a page, health, metrics, a way to upgrade.
 
-One connection, one request, one response, and the end: nobody has to wait behind an answer, and there is no state to be
-confused by a second request.  Price: a browser connects once for each file.  Bodies of requests are not read.
+Requests of one connection are answered one after the other, each in a turn of its own.  Bodies of requests are not
+read: a request that has one, or may have, is the last of its connection, and so is whatever is no request.
 
 RFC 9112 (messages) and RFC 9110 (semantics) say what is a request here; what is none gets a 400 that says why.
 
@@ -78,6 +78,14 @@ class Request(NamedTuple):
             self.headers.get("upgrade", "")
         )
 
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing may follow it on its connection (RFC 9112, 9.3): the peer says so, or there may be a body."""
+        headers = self.headers
+        bare = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        lasting = self.version == "HTTP/1.1" and "close" not in _tokens(headers.get("connection", ""))
+        return not (bare and lasting and self.method in ("GET", "HEAD"))
+
 
 class Response(NamedTuple):
     """What answers a request: *status* (int), *body* (bytes), its *type*, and more *headers* (pairs of str)."""
@@ -94,20 +102,21 @@ Upgrade = Callable[[Connection, Request, bytes], bool]
 
 
 class HttpProtocol(Protocol):
-    """One request of a connection with ``framing=None``, and its response.
+    """The requests of a connection with ``framing=None``, and their responses.
 
     Args:
         reactor: who drives the connection; for the deadline of the head.
-        answer: called once with the request, HEAD and unknown methods too; what it raises is logged, and a 500.
+        answer: called with each request, HEAD and unknown methods too; what it raises is logged, and a 500.
         upgrade: asked first, if there is one.
         hosts: names, lower case, that this machine may be called by beside its addresses and localhost; see
             :func:`is_rebound`, which is a 403.
         hint: how the operator adds one; the end of that answer.
 
-    A connection that says nothing, or half a request, for HEAD_TIMEOUT seconds gets a 408.  Reactor thread only.
+    HEAD_TIMEOUT seconds after its start, or the last answer, a connection without a whole request gets a 408; one that
+    has been answered and says nothing is closed.  Reactor thread only.
     """
 
-    __slots__ = ("reactor", "answer", "upgrade", "hosts", "hint", "conn", "_head", "_deadline")
+    __slots__ = ("reactor", "answer", "upgrade", "hosts", "hint", "conn", "_head", "_deadline", "_answered")
 
     def __init__(
         self,
@@ -124,6 +133,7 @@ class HttpProtocol(Protocol):
         self.hosts = hosts
         self.hint = hint
         self._head = bytearray()
+        self._answered = False
 
     def connection_made(self, conn: Connection) -> None:
         """Keep *conn*, and the time."""
@@ -147,9 +157,9 @@ class HttpProtocol(Protocol):
             self._check_host(request.headers.get("host", ""))
         except BadRequest as exc:
             return self._respond(None, refusal(exc.status, str(exc)))
-        self._head = bytearray()
-        if self.upgrade is None or not self.upgrade(self.conn, request, bytes(head[end.end() :])):
-            self._respond(request, self._answer(request))
+        rest, self._head = bytes(head[end.end() :]), bytearray()
+        if self.upgrade is None or not self.upgrade(self.conn, request, rest):
+            self._respond(request, self._answer(request), rest)
         return None
 
     def eof_received(self) -> None:
@@ -172,15 +182,26 @@ class HttpProtocol(Protocol):
             logger.exception("no answer to %s %s", request.method, request.path)
             return refusal(500, "the server failed to answer; its log says how")
 
-    def _respond(self, request: Request | None, response: Response) -> None:
+    def _respond(self, request: Request | None, response: Response, rest: bytes = b"") -> None:
+        conn, last = self.conn, request is None or request.is_last
         if request is not None:
-            logger.debug("%s %s %s %d", self.conn.peer, request.method, request.path, response.status)
-        self.conn.send(encode_response(response, with_body=request is None or request.method != "HEAD"))
-        self.conn.close()
+            logger.debug("%s %s %s %d", conn.peer, request.method, request.path, response.status)
+        with_body = request is None or request.method != "HEAD"
+        conn.send(encode_response(response, with_body=with_body, last=last))
+        if last:
+            return conn.close()
+        self._answered = True
+        self._deadline = self.reactor.call_later(HEAD_TIMEOUT, self._too_slow)
+        if rest:
+            # Read again in a later turn, and not before the peer has taken its answers: a few bytes ask for many.
+            conn.set_framing(None, rest)
+        return None
 
     def _too_slow(self) -> None:
+        if self._answered and not self._head:
+            return self.conn.close()
         text = f"no whole request came in {HEAD_TIMEOUT:g} s (HEAD_TIMEOUT)"
-        self._respond(None, refusal(408, text))
+        return self._respond(None, refusal(408, text))
 
 
 def parse_request(head: bytes) -> Request:
@@ -233,15 +254,15 @@ def _origin_form(target: str) -> str:
     return target
 
 
-def encode_response(response: Response, *, with_body: bool = True) -> bytes:
-    """Return *response* on the wire, the last one of its connection; any thread."""
+def encode_response(response: Response, *, with_body: bool = True, last: bool = True) -> bytes:
+    """Return *response* on the wire, the *last* one of its connection or not; any thread."""
     lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", f"Date: {formatdate(usegmt=True)}"]
     if response.status != HTTPStatus.NOT_MODIFIED:
         # X-Content-Type-Options: the type is ours to say, not a browser's to guess from what people have typed.
         lines += [f"Content-Type: {response.type}", "X-Content-Type-Options: nosniff"]
         lines.append(f"Content-Length: {len(response.body)}")
     lines += [f"{name}: {value}" for name, value in response.headers]
-    lines += ["Connection: close", "", ""]
+    lines += ["Connection: close", "", ""] if last else ["", ""]
     return "\r\n".join(lines).encode("latin-1") + (response.body if with_body else b"")
 
 

@@ -63,7 +63,8 @@ def watched(world):
 
     def ask(path, *headers):
         peer = world.peer(socket.create_connection((admin.addresses[0].host, admin.addresses[0].port)), True)
-        peer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
+        lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]
+        peer.write("\r\n".join(lines).encode())
         world.until(lambda: peer.ended)
         peer.close()
         head, _, body = bytes(peer.received).partition(b"\r\n\r\n")

@@ -11,7 +11,7 @@ import threading
 import urllib.request
 
 import pytest
-from peers import PATIENCE, World, connection_class, tcp_pair, world
+from peers import PATIENCE, World, connection_class, narrow_pair, world
 
 import evloop
 from evloop.apps import http
@@ -49,13 +49,14 @@ def exchange(world, data, answer=None, upgrade=None):
     return head_of(peer.received)
 
 
-def request(first="GET / HTTP/1.1", *lines):
+def request(first="GET / HTTP/1.1", *lines, last=True):
     """Return a request with a Host."""
-    return "\r\n".join([first, "Host: localhost", *lines, "", ""]).encode()
+    ends = ["Connection: close"] if last else []
+    return "\r\n".join([first, "Host: localhost", *lines, *ends, "", ""]).encode()
 
 
 def test_http_get_is_answered_and_closed(world):
-    """One connection, one request: nobody waits behind an answer."""
+    """As it asks to."""
     first, headers, body = exchange(world, request())
     assert first == "HTTP/1.1 200 OK"
     assert body == b"hello\n"
@@ -93,7 +94,8 @@ def test_http_request_byte_by_byte_is_the_same_request(world):
     world.until(lambda: peer.ended)
     whole = http.parse_request(data)
     assert site.requests == [whole]
-    assert whole == Request("GET", "/a", "b=c", "HTTP/1.1", {"host": "localhost", "x": "1"}, data)
+    headers = {"host": "localhost", "x": "1", "connection": "close"}
+    assert whole == Request("GET", "/a", "b=c", "HTTP/1.1", headers, data)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,9 @@ def test_http_target_forms_are_read_as_a_path(target, path, query):
 
 def test_http_headers_are_found_in_any_case_and_joined():
     """RFC 9110, 5.3: lines of one name are one list."""
-    parsed = http.parse_request(request("GET / HTTP/1.1", "CONNECTION: keep-alive,  Upgrade", "a:1", "A: \t2 "))
+    parsed = http.parse_request(
+        request("GET / HTTP/1.1", "CONNECTION: keep-alive,  Upgrade", "a:1", "A: \t2 ", last=False)
+    )
     assert parsed.headers["a"] == "1, 2"
     assert not parsed.wants_upgrade("websocket")
     parsed = http.parse_request(request("GET / HTTP/1.1", "Connection: x", "Connection: Upgrade", "Upgrade: WebSocket"))
@@ -155,8 +159,8 @@ def test_http_1_0_needs_no_host(world):
 @pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 431)])
 def test_http_head_is_bounded(world, more, status):
     """Limit - 1, limit, limit + 1 bytes; the answer names the number."""
-    data = request("GET / HTTP/1.1", "X: ")
-    data = data[:-4] + b"x" * (http.MAX_HEAD + more - len(data)) + data[-4:]
+    room = http.MAX_HEAD + more - len(request("GET / HTTP/1.1", "X: "))
+    data = request("GET / HTTP/1.1", "X: " + "x" * room)
     first, _, body = exchange(world, data)
     assert int(first.split(" ")[1]) == status
     assert status == 200 or b"more than 16384 bytes" in body
@@ -204,6 +208,63 @@ def test_http_answer_that_raises_is_a_500_and_a_log(world, caplog):
     assert first == "HTTP/1.1 500 Internal Server Error"
     assert b"secret" not in body
     assert "secret" in caplog.text
+
+
+def test_http_requests_of_one_connection_are_answered_in_order(world):
+    """A page has ten files, and each connection costs two round trips, with TLS three or four."""
+    site = Site()
+    conn, peer = world.connect(HttpProtocol(world.reactor, site), framing=None, reading=True)
+    peer.write(request("GET /1 HTTP/1.1", last=False))
+    world.until(lambda: len(site.requests) == 1)
+    world.settle()
+    assert not conn.is_closing()
+    peer.write(request("HEAD /2 HTTP/1.1", last=False) + request("GET /3 HTTP/1.1") + request("GET /4 HTTP/1.1"))
+    world.until(lambda: peer.ended)
+    assert [asked.path for asked in site.requests] == ["/1", "/2", "/3"]
+    assert bytes(peer.received).count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert bytes(peer.received).count(b"Connection: close\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "last"),
+    [
+        (request(last=False), False),
+        (request("GET / HTTP/1.1", "Content-Length: 0", last=False), False),
+        (request("GET / HTTP/1.0", last=False), True),
+        (request("GET / HTTP/1.1", "Connection: x, Close", last=False), True),
+        (request("GET / HTTP/1.1", "Content-Length: 1", last=False), True),
+        (request("GET / HTTP/1.1", "Content-Length: 0", "Content-Length: 0", last=False), True),
+        (request("GET / HTTP/1.1", "Transfer-Encoding: chunked", last=False), True),
+        (request("OPTIONS / HTTP/1.1", last=False), True),
+    ],
+)
+def test_http_request_that_may_have_a_body_is_the_last(data, last):
+    """Read as a request, a body is somebody else's words."""
+    assert http.parse_request(data).is_last is last
+
+
+def test_http_answers_that_nobody_takes_are_not_made(world):
+    """A read of 256 KiB may ask 8,000 times for a page of 100 KB."""
+    site = Site()
+    big = Response(200, b"x" * 100_000)
+    protocol = HttpProtocol(world.reactor, lambda asked: site(asked) and big)
+    conn, peer = world.connect(protocol, framing=None, pair=narrow_pair)
+    peer.write(request(last=False) * 2000)
+    world.settle()
+    assert len(site.requests) < 10
+    assert conn.stats.output < 300_000
+    assert not conn.is_closing()
+
+
+def test_http_connection_that_was_answered_is_closed_without_a_word(world):
+    """A 408 that nobody has asked for is an answer to the next request."""
+    _, peer = world.connect(HttpProtocol(world.reactor, Site()), framing=None, reading=True)
+    peer.write(request(last=False))
+    world.settle()
+    world.advance(http.HEAD_TIMEOUT)
+    world.until(lambda: peer.ended)
+    assert peer.eof
+    assert peer.received.endswith(b"\r\n\r\nhello\n")
 
 
 def test_http_upgrade_gets_the_connection_and_what_follows_the_head(world):
@@ -257,7 +318,7 @@ def test_http_name_of_a_stranger_for_the_loopback_is_refused(world, authority, s
     """DNS rebinding makes a stranger's page "the same host"; an address or localhost cannot be rebound."""
     protocol = HttpProtocol(world.reactor, Site(), hosts={"known.example"}, hint=", or allow it")
     _, peer = world.connect(protocol, framing=None, reading=True)
-    peer.write(f"GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+    peer.write(f"GET / HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode())
     world.until(lambda: peer.ended)
     first, _, body = head_of(peer.received)
     assert int(first.split(" ")[1]) == status
