@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import evloop
 from evloop.addresses import AddressLike
+from evloop.apps.families import Families
 from evloop.apps.http import HttpProtocol, Request, Response, only_get, refusal
 from evloop.apps.lag import LoopLag
-from evloop.apps.metrics import Exposition, Families
+from evloop.apps.metrics import Exposition
 from evloop.limits import HEAD_ROOM
 
 if TYPE_CHECKING:

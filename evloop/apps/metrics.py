@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -20,26 +19,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 import evloop
+from evloop.apps.families import Families, Family, by_label, ending, plain
 from evloop.apps.lag import BUCKETS, LoopLag
-
-Labels = Mapping[str, str]
-
-
-class Family(NamedTuple):
-    """One metric of an application, so that it need not know Prometheus.
-
-    Attributes:
-        name: with the prefix, ``"evloop_chat_messages_total"``; a counter's ends in ``_total``.
-        help: one line.
-        samples: a value for each set of labels (``{}``: none); every set has the same names.
-    """
-
-    name: str
-    help: str
-    samples: Iterable[tuple[Labels, float]]
-
-
-Families = Callable[[], Iterable[Family]]
 
 # What a peer has broken, and what it did not take, by CloseReason.
 _PROTOCOL_ERRORS = ("protocol", "frame_too_large", "truncated", "tls")
@@ -96,50 +77,39 @@ def _metric(family: Family) -> Metric:
     return metric
 
 
-def _plain(name: str, help: str, value: float) -> Family:
-    return Family(name, help, [({}, value)])
-
-
-def _by(label: str, name: str, help: str, values: Iterable[tuple[str, float]]) -> Family:
-    return Family(name, help, [({label: key}, value) for key, value in values])
-
-
-def _ending(stats: Mapping[str, int], prefix: str) -> list[tuple[str, int]]:
-    """Return what follows *prefix* in the names of counters, and their values."""
-    return [(name[len(prefix) :], value) for name, value in stats.items() if name.startswith(prefix)]
-
-
 def _connections(server: evloop.Server, stats: Mapping[str, int]) -> Iterator[Family]:
     states = {"open": 0, "flushing": 0, "lingering": 0, **Counter(conn.state for conn in server.connections)}
-    yield _by("state", "evloop_connections", "Connections now, by where they are in their life.", states.items())
-    yield _plain("evloop_connections_accepted_total", "Connections accepted.", stats["accepted"])
-    closed = _ending(stats, "closed_")
-    yield _by("reason", "evloop_connections_closed_total", "Connections that ended, by CloseReason.", closed)
-    refused = _ending(stats, "refused_")
-    yield _by("reason", "evloop_connections_rejected_total", "Connections closed as they were accepted.", refused)
-    errors = _ending(stats, "accept_errors_")
-    yield _by("errno", "evloop_accept_errors_total", "Failures of accept(2), by errno.", errors)
+    yield by_label("state", "evloop_connections", "Connections now, by where they are in their life.", states.items())
+    yield plain("evloop_connections_accepted_total", "Connections accepted.", stats["accepted"])
+    closed = ending(stats, "closed_")
+    yield by_label("reason", "evloop_connections_closed_total", "Connections that ended, by CloseReason.", closed)
+    refused = ending(stats, "refused_")
+    yield by_label("reason", "evloop_connections_rejected_total", "Connections closed as they were accepted.", refused)
+    errors = ending(stats, "accept_errors_")
+    yield by_label("errno", "evloop_accept_errors_total", "Failures of accept(2), by errno.", errors)
     paused = "1 while a listener rests for want of descriptors or memory."
-    yield _plain("evloop_accept_paused", paused, stats["accept_paused"])
+    yield plain("evloop_accept_paused", paused, stats["accept_paused"])
     broken = [(kind, stats.get(f"closed_{kind}", 0)) for kind in _PROTOCOL_ERRORS]
-    yield _by("kind", "evloop_protocol_errors_total", "Connections closed for what the peer sent.", broken)
+    yield by_label("kind", "evloop_protocol_errors_total", "Connections closed for what the peer sent.", broken)
     slow = [(limit, stats.get(f"closed_{reason}", 0)) for reason, limit in _SLOW.items()]
-    yield _by("limit", "evloop_slow_consumer_total", "Connections closed for what they did not take.", slow)
+    yield by_label("limit", "evloop_slow_consumer_total", "Connections closed for what they did not take.", slow)
     tls = stats["handshake_errors"]
-    yield _plain("evloop_tls_handshake_errors_total", "Connections that ended before TLS was established.", tls)
+    yield plain("evloop_tls_handshake_errors_total", "Connections that ended before TLS was established.", tls)
     raised = stats.get("closed_handler", 0)
-    yield _plain("evloop_callback_errors_total", "Connections closed because a callback raised.", raised)
+    yield plain("evloop_callback_errors_total", "Connections closed because a callback raised.", raised)
 
 
 def _traffic(server: evloop.Server, stats: Mapping[str, int]) -> Iterator[Family]:
     for what in ("received_bytes", "sent_bytes", "frames_received", "frames_sent"):
         unit = "Bytes" if what.endswith("bytes") else "Frames"
-        yield _plain(f"evloop_{what}_total", f"{unit} {what.replace('_bytes', '').split('_')[-1]}.", stats[what])
+        yield plain(f"evloop_{what}_total", f"{unit} {what.replace('_bytes', '').split('_')[-1]}.", stats[what])
     output = sum(conn.stats.output for conn in list(server.connections))
     held = [("out", output), ("in", max(stats["buffered_bytes"] - output, 0))]
-    yield _by("dir", "evloop_buffered_bytes", "Bytes that connections hold: output, and frames not delivered.", held)
+    yield by_label(
+        "dir", "evloop_buffered_bytes", "Bytes that connections hold: output, and frames not delivered.", held
+    )
     paused = "Connections of which nothing is delivered now."
-    yield _plain("evloop_reads_paused", paused, stats["reads_paused"])
+    yield plain("evloop_reads_paused", paused, stats["reads_paused"])
 
 
 def _loop(server: evloop.Server, lag: LoopLag, reactor: evloop.Reactor) -> Iterator[Family]:
@@ -150,10 +120,10 @@ def _loop(server: evloop.Server, lag: LoopLag, reactor: evloop.Reactor) -> Itera
         "python": platform.python_version(),
     }
     yield Family("evloop_build_info", "1, with what runs as labels.", [(facts, 1)])
-    yield _plain("evloop_draining", "1 from the signal to stop on.", int(server.closing))
-    yield _plain("evloop_loop_busy_ratio", "Part of the last minute that the loop's thread was on a CPU.", lag.busy)
-    yield _plain("evloop_loop_turns_total", "Turns of the loop.", turned["turns"])
-    yield _plain("evloop_stale_events_total", "Events of connections that had ended by then.", turned["stale"])
+    yield plain("evloop_draining", "1 from the signal to stop on.", int(server.closing))
+    yield plain("evloop_loop_busy_ratio", "Part of the last minute that the loop's thread was on a CPU.", lag.busy)
+    yield plain("evloop_loop_turns_total", "Turns of the loop.", turned["turns"])
+    yield plain("evloop_stale_events_total", "Events of connections that had ended by then.", turned["stale"])
 
 
 def _lag_histogram(lag: LoopLag) -> Metric:

@@ -19,8 +19,8 @@ from evloop import Limits, Server
 from evloop.apps import admin as admin_module
 from evloop.apps import lag
 from evloop.apps.admin import Admin
+from evloop.apps.families import Family
 from evloop.apps.lag import LoopLag
-from evloop.apps.metrics import Family
 
 NAMES = [
     "evloop_build_info",
