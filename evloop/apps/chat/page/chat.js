@@ -1,0 +1,597 @@
+// What is known of the chat: rooms, their order, what is unsent; and the rules by which a reconnect loses nothing.
+// Rule: nothing in this file may touch the document; `view` is told what has changed, and draws it.
+
+import { Link, LOST } from "./link.js";
+import { Room, folded, mentions, sameNick } from "./room.js";
+import { text } from "./texts.js";
+
+const PAGE = 50; // messages of a page of history
+const FILL = 200; // of one that fills a gap: the protocol's most
+const KEPT = 1_000; // messages of a room in this tab; the older ones come back by scrolling up
+const TYPING_EVERY = 3_000; // ms between two signs that we type
+const TYPING_LASTS = 6_000; // ms that a sign of others counts
+const RETRY = 2_000; // ms until a message that was refused for now is sent again, if the server does not say when
+
+/** Return a fresh id.  crypto.randomUUID is missing on pages that came over plain HTTP from another machine. */
+function freshId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
+ * The chat of this tab.  *view* has: state(), gate(error), rooms(), opened(room), reset(room), added(room, item),
+ * moved(room, item), dropped(room, item), older(room, items), members(room), typing(room), called(room, item), and
+ * watching(room), which says whether the user sees the end of it now.
+ */
+export class Chat {
+  nick = "";
+  user = "";
+  rooms = [];
+  active = null;
+  limits = { body: 8192 };
+  #view;
+  #wanted = null;
+  #password = null;
+  #resume = null;
+  #language;
+  #typed = null; // when we last said that we type; null: others take us for not typing
+  #read = new Map(); // name -> {epoch, seq} of a tab that was reloaded
+
+  constructor(view, url, language) {
+    this.#view = view;
+    this.#language = language;
+    this.link = new Link(url, {
+      hello: () => this.#hello(),
+      welcomed: (welcome) => this.#welcomed(welcome),
+      refused: (error) => this.#refused(error),
+      message: (message) => this.#received(message),
+      state: () => this.#stateChanged(),
+    });
+    setInterval(() => this.#lapse(), 1_000);
+  }
+
+  // --- coming and going ------------------------------------------------------------------------------------------
+
+  /** Connect as *nick*; empty: as a guest. */
+  enter(nick, password = null) {
+    this.#wanted = nick || null;
+    this.#password = password;
+    this.link.open();
+  }
+
+  /** What a reloaded tab needs to be the same member again: a plain value, or null. */
+  keep() {
+    if (!this.#resume) return null;
+    const rooms = this.rooms.map(({ name, direct, epoch, read, draft, pending }) => {
+      const unsent = pending.map(({ cid, body, kind, ts }) => ({ cid, body, kind, ts }));
+      return { name, direct, epoch, read, draft, unsent };
+    });
+    return { nick: this.nick, resume: this.#resume, active: this.rooms.indexOf(this.active), rooms };
+  }
+
+  /** Take up what keep() has given, before enter(). */
+  restore(kept) {
+    this.#resume = kept.resume;
+    this.nick = kept.nick;
+    for (const old of kept.rooms) {
+      const room = new Room(old.name, old.direct);
+      room.draft = old.draft;
+      this.#read.set(old.name, { epoch: old.epoch, seq: old.read });
+      for (const unsent of old.unsent) this.#queue(room, unsent);
+      this.rooms.push(room);
+    }
+    this.active = this.rooms[kept.active] ?? this.rooms[0] ?? null;
+  }
+
+  get unsent() {
+    return this.rooms.reduce((n, room) => n + room.pending.length, 0);
+  }
+
+  #hello() {
+    const hello = { t: "hello", v: 1, client: "evloop-page/1", lang: this.#language() };
+    if (this.#wanted) hello.nick = this.#wanted;
+    if (this.#password) hello.password = this.#password;
+    if (this.#resume) hello.resume = this.#resume;
+    return hello;
+  }
+
+  #welcomed(welcome) {
+    this.nick = this.#wanted = welcome.nick;
+    this.user = welcome.user;
+    this.limits = welcome.limits;
+    this.#resume = { sid: welcome.sid, key: welcome.resume_key };
+    for (const { dm, who } of welcome.dms ?? []) this.#directRoom(dm, who);
+    this.#view.welcomed();
+    for (const room of this.rooms) this.#enterRoom(room);
+  }
+
+  #refused(error) {
+    // A nick that somebody else has by now: the session is not ours any more, the rooms and the outbox are.
+    if (error.code === "nick_taken" || error.code === "nick_bad") this.#resume = null;
+    this.#view.gate(error);
+  }
+
+  #stateChanged() {
+    if (!this.link.connected) {
+      for (const room of this.rooms) {
+        room.joined = false;
+        room.filling = room.paging = false;
+        room.typing.clear();
+      }
+    }
+    this.#view.state();
+  }
+
+  // --- rooms -----------------------------------------------------------------------------------------------------
+
+  /** Join *name*, or go there if we are in it; return a promise of whether that worked. */
+  async join(name) {
+    let room = this.rooms.find((other) => other.direct === null && folded(other.name) === folded(name));
+    if (!room) {
+      room = new Room(name);
+      this.rooms.push(room);
+      this.open(room);
+      if (this.link.connected) return this.#enterRoom(room);
+    }
+    this.open(room);
+    return true;
+  }
+
+  /** Open the conversation with *nick*. */
+  direct(nick) {
+    let room = this.rooms.find((other) => sameNick(other.direct, nick));
+    if (!room) {
+      room = new Room(`to ${nick}`, nick);
+      this.rooms.push(room);
+      if (this.link.connected) this.#enterRoom(room);
+    }
+    this.open(room);
+    return room;
+  }
+
+  /** Show *room*. */
+  open(room) {
+    const before = this.active;
+    if (before && before !== room && before.unread === 0) before.line = null;
+    this.active = room;
+    this.#view.opened(room);
+  }
+
+  /** Leave *room*; a direct conversation is merely put away. */
+  leave(room) {
+    if (room.direct === null) this.link.request({ t: "part", room: room.name }).catch(() => {});
+    this.#forget(room);
+  }
+
+  /** The user has seen all of *room*. */
+  seen(room) {
+    if (room.read === room.last && !room.unread) return;
+    room.read = room.last;
+    room.unread = room.called = 0;
+    this.#view.rooms();
+  }
+
+  #forget(room) {
+    const index = this.rooms.indexOf(room);
+    if (index < 0) return;
+    this.rooms.splice(index, 1);
+    if (this.active === room) {
+      this.active = null;
+      this.open(this.rooms[Math.max(index - 1, 0)] ?? null);
+    }
+    this.#view.rooms();
+  }
+
+  #directRoom(dm, who) {
+    let room = this.rooms.find((other) => other.dm === dm);
+    room ??= this.rooms.find((other) => other.direct !== null && !other.dm && sameNick(other.direct, who));
+    if (!room) {
+      room = new Room(dm, who);
+      this.rooms.push(room);
+    }
+    room.name = room.dm = dm;
+    room.direct = who ?? room.direct;
+    return room;
+  }
+
+  /** Become a member of *room* on this connection, with what was missed, or with its last messages. */
+  async #enterRoom(room) {
+    if (room.direct !== null && !room.dm) return this.#enterDirect(room);
+    const since = room.epoch === null ? undefined : { epoch: room.epoch, seq: room.last };
+    try {
+      this.#joined(room, await this.link.request({ t: "join", room: room.name, since, limit: PAGE }), since);
+      return true;
+    } catch (error) {
+      if (error.code === LOST) return false;
+      if (error.temp) setTimeout(() => this.rooms.includes(room) && this.#enterRoom(room), error.retry_ms ?? RETRY);
+      else this.#refusedRoom(room, error);
+      return false;
+    }
+  }
+
+  /** A conversation that nobody has told us the key of: its history does, if it has begun. */
+  async #enterDirect(room) {
+    try {
+      const page = await this.link.request({ t: "history", to: room.direct, limit: PAGE });
+      if (page.dm) room.name = room.dm = page.dm;
+      room.more = Boolean(page.more_before);
+      this.#begin(room, page.epoch, page.items, page.items.at(-1)?.seq ?? 0);
+      return true;
+    } catch (error) {
+      if (error.code !== LOST) this.#refusedRoom(room, error);
+      return false;
+    }
+  }
+
+  /** We are not let into *room*: say so, and let what was written there be tried again by hand. */
+  #refusedRoom(room, error) {
+    this.note(room, "bad", error);
+    room.joined = room.direct !== null; // a person may come; a say tells then
+    for (const item of room.pending) {
+      item.error = error;
+      this.#view.moved(room, item);
+    }
+  }
+
+  #joined(room, joined, since) {
+    room.name = joined.room;
+    room.topic = joined.topic ?? "";
+    room.role = joined.you.role;
+    room.count = joined.n;
+    room.members = new Map(joined.members.map((nick) => [nick, { away: false }]));
+    if (since && joined.epoch === room.epoch) {
+      // Recovered: all that was missed.  Not: the end of it, and the gap before it is asked for page by page.
+      room.joined = true;
+      for (const msg of joined.history) this.#accept(room, msg);
+      this.#flush(room);
+    } else {
+      room.more = Boolean(joined.more);
+      this.#begin(room, joined.epoch, joined.history, joined.top, Boolean(since));
+    }
+    this.#view.members(room);
+    this.#view.rooms();
+  }
+
+  /** Show *room* from *history* on, which ends at *top*; *gap*: what was shown before is of another order. */
+  #begin(room, epoch, history, top, gap = false) {
+    const held = room.held;
+    const from = Math.min(top + 1, ...held.map((msg) => msg.seq));
+    const kept = this.#read.get(room.name);
+    this.#read.delete(room.name);
+    room.held = [];
+    room.epoch = epoch;
+    room.joined = true;
+    room.unread = room.called = 0;
+    room.line = null;
+    // What a reloaded tab had not seen yet is new; so is what made us open a conversation.
+    room.last = room.read = Math.min(from - 1, kept?.epoch === epoch ? Math.max(kept.seq, (history[0]?.seq ?? 1) - 1) : top);
+    room.items = gap ? [{ type: "note", kind: "gap", key: "gap" }] : [];
+    if (gap) room.more = false;
+    const old = history.filter((msg) => msg.seq <= room.last);
+    for (const msg of old) this.#settled(room, msg.cid);
+    room.items.push(...old.map((msg) => this.#item(msg)));
+    this.#view.reset(room);
+    for (const msg of [...history, ...held]) this.#accept(room, msg);
+    room.last = Math.max(room.last, top);
+    this.#flush(room);
+  }
+
+  // --- messages, in order ------------------------------------------------------------------------------------------
+
+  #item(msg) {
+    const mine = msg.mine ?? (msg.user ? msg.user === this.user : sameNick(msg.from, this.nick));
+    const called = !mine && msg.kind !== "mod" && mentions(msg.body ?? "", this.nick);
+    return { ...msg, type: "msg", kind: msg.kind ?? "text", body: msg.body ?? "", mine, called };
+  }
+
+  /** The whole algorithm: the next one is shown, an old one is dropped, one behind a gap is held until that is filled. */
+  #accept(room, msg) {
+    if (msg.seq <= room.last) {
+      this.#settled(room, msg.cid);
+      return;
+    }
+    if (msg.seq > room.last + 1) {
+      room.held.push(msg);
+      this.#fill(room);
+      return;
+    }
+    this.#settled(room, msg.cid);
+    const item = this.#item(msg);
+    room.last = msg.seq;
+    room.items.push(item);
+    room.typing.delete(msg.from);
+    this.#count(room, item);
+    this.#view.added(room, item);
+    this.#view.typing(room);
+    if (msg.kind === "mod") this.#moderated(room, msg);
+    this.#trim(room);
+  }
+
+  #count(room, item) {
+    if (item.mine || this.#view.watching(room)) {
+      if (room.unread === 0) room.read = room.last;
+      return;
+    }
+    if (room.unread === 0) room.line = room.read;
+    room.unread += 1;
+    if (item.called || room.direct !== null) {
+      room.called += 1;
+      this.#view.called(room, item);
+    }
+    this.#view.rooms();
+  }
+
+  /** Drop the oldest messages of a long room, unless the user is up there reading them. */
+  #trim(room) {
+    if (room.items.length <= KEPT + PAGE || (room === this.active && !this.#view.watching(room))) return;
+    room.items.splice(0, room.items.length - KEPT);
+    room.more = true;
+    if (room === this.active) this.#view.reset(room);
+  }
+
+  async #fill(room) {
+    if (room.filling) return;
+    room.filling = true;
+    try {
+      while (room.held.length) {
+        const before = room.last;
+        const page = await this.link.request({ t: "history", ...room.target, after: room.last, limit: FILL });
+        const held = room.held;
+        room.held = [];
+        for (const msg of page.items) this.#accept(room, msg);
+        for (const msg of held.sort((a, b) => a.seq - b.seq)) this.#accept(room, msg);
+        if (room.last === before) throw { code: "gone" };
+      }
+      room.filling = false;
+    } catch (error) {
+      room.filling = false;
+      if (error.code !== LOST) this.#restart(room);
+    }
+  }
+
+  /** The hole cannot be filled: show the room anew, and say so. */
+  async #restart(room) {
+    room.held = [];
+    try {
+      const joined = await this.link.request({ t: "join", room: room.name, limit: PAGE });
+      this.#begin(room, joined.epoch, joined.history, joined.top, true);
+    } catch (error) {
+      if (error.code !== LOST) this.note(room, "bad", error);
+    }
+  }
+
+  /** Fetch the page before the first message. */
+  async older(room) {
+    if (!room.more || room.paging || !room.joined || !room.first) return;
+    room.paging = true;
+    try {
+      const page = await this.link.request({ t: "history", ...room.target, before: room.first, limit: PAGE });
+      const items = page.items.map((msg) => this.#item(msg));
+      room.items.unshift(...items);
+      room.more = Boolean(page.more_before) && items.length > 0;
+      room.paging = false;
+      this.#view.older(room, items);
+    } catch (error) {
+      room.paging = false;
+      if (error.code === LOST) return;
+      room.more = false;
+      this.#view.older(room, []);
+    }
+  }
+
+  // --- the outbox --------------------------------------------------------------------------------------------------
+
+  /** Say *body* in *room*: shown at once, sent when there is a connection, and known by its cid until it has a place. */
+  say(room, body, kind = "text") {
+    const item = this.#queue(room, { cid: freshId(), body, kind, ts: Date.now() });
+    room.line = room.unread ? room.line : null;
+    this.#view.added(room, item);
+    this.#typed = null;
+    this.#flush(room);
+    this.#view.state();
+  }
+
+  /** Send a message again that was refused. */
+  retry(room, item) {
+    item.error = null;
+    this.#view.moved(room, item);
+    this.#flush(room);
+  }
+
+  /** Give up a message that was refused. */
+  discard(room, item) {
+    room.pending = room.pending.filter((other) => other !== item);
+    this.#view.dropped(room, item);
+    this.#view.state();
+  }
+
+  #queue(room, { cid, body, kind, ts }) {
+    const item = { type: "msg", from: this.nick, body, kind, cid, ts, mine: true, pending: true, sent: false, error: null };
+    room.pending.push(item);
+    return item;
+  }
+
+  #flush(room) {
+    if (!room.joined) {
+      for (const item of room.pending) item.sent = false;
+      return;
+    }
+    for (const item of room.pending) {
+      if (!item.sent && !item.error) this.#send(room, item);
+    }
+  }
+
+  async #send(room, item) {
+    item.sent = true;
+    const { cid, body, kind } = item;
+    const message = { t: "say", ...room.target, cid, body };
+    if (kind !== "text") message.kind = kind;
+    try {
+      const ok = await this.link.request(message);
+      if (ok.dm) this.#directRoom(ok.dm, room.direct);
+      if (!room.pending.includes(item)) return;
+      if (room.epoch !== null && ok.epoch !== room.epoch) return this.#otherEpoch(room);
+      room.epoch ??= ok.epoch;
+      this.#accept(room, { seq: ok.seq, ts: ok.ts, from: this.nick, body, kind, cid, mine: true });
+    } catch (error) {
+      item.sent = false;
+      if (error.code === LOST) return;
+      if (error.temp) {
+        setTimeout(() => this.#flush(room), error.retry_ms ?? RETRY);
+        return;
+      }
+      item.error = error;
+      this.#view.moved(room, item);
+    }
+  }
+
+  /** The server has begun the room anew, and what we know of it is of another order. */
+  #otherEpoch(room) {
+    room.joined = false;
+    for (const item of room.pending) item.sent = false;
+    this.#enterRoom(room);
+  }
+
+  /** A message with the *cid* has a place: it is unsent no more. */
+  #settled(room, cid) {
+    const item = cid && room.pending.find((other) => other.cid === cid);
+    if (!item) return;
+    room.pending = room.pending.filter((other) => other !== item);
+    this.#view.state();
+  }
+
+  // --- what the server pushes ----------------------------------------------------------------------------------------
+
+  #received(message) {
+    if (message.t === "msg") this.#message(message);
+    else if (message.t === "ev") this.#event(message);
+    else if (message.t === "err" && this.active) this.note(this.active, "bad", message);
+    else if (message.t === "note" && this.active) this.note(this.active, "info", { text: message.text });
+    else if (message.t === "joined") this.#rejoined(message);
+  }
+
+  #rejoined(joined) {
+    const room = this.rooms.find((other) => other.name === joined.room);
+    if (room) this.#joined(room, joined, room.epoch === null ? undefined : { epoch: room.epoch, seq: room.last });
+  }
+
+  #message(msg) {
+    let room = this.rooms.find((other) => other.name === (msg.dm ?? msg.room));
+    if (!room && msg.dm) {
+      room = this.#directRoom(msg.dm, msg.user === this.user ? msg.to : msg.from);
+      if (room.epoch === null) this.#enterRoom(room);
+      this.#view.rooms();
+    }
+    if (!room) return;
+    if (room.epoch === null) room.held.push(msg);
+    else this.#accept(room, msg);
+  }
+
+  #event(ev) {
+    if (ev.e === "nick") this.#renamed(ev);
+    const name = ev.dm ?? ev.room;
+    for (const room of this.rooms) {
+      if (name ? room.name === name : room.members.has(ev.who)) this.#roomEvent(room, ev);
+    }
+  }
+
+  #roomEvent(room, ev) {
+    const { e, who } = ev;
+    if (e === "typing") {
+      if (ev.on !== false) room.typing.set(who, performance.now() + TYPING_LASTS);
+      else room.typing.delete(who);
+      this.#view.typing(room);
+      return;
+    }
+    if (e === "join") room.members.set(who, { away: false });
+    if (e === "part" || e === "lost") room.members.delete(who);
+    if (e === "away" && room.members.has(who)) room.members.set(who, { away: Boolean(ev.text) });
+    if (e === "nick") {
+      const known = room.members.get(who) ?? { away: false };
+      room.members.delete(who);
+      room.members.set(ev.text, known);
+    }
+    room.count = ev.n ?? (e === "join" || e === "part" || e === "lost" ? Math.max(room.members.size, 1) : room.count);
+    if (e === "join" || e === "part" || e === "lost" || e === "nick") this.#remark(room, ev);
+    this.#view.members(room);
+  }
+
+  /** Who came and went is a quiet line; several of a kind in a row are one. */
+  #remark(room, { e, who, text: to }) {
+    if (sameNick(who, this.nick) && e !== "nick") return;
+    const before = room.items.at(-1);
+    if (before?.type === "ev" && before.e === e && e !== "nick") {
+      if (!before.who.includes(who)) before.who.push(who);
+      this.#view.moved(room, before);
+      return;
+    }
+    const item = { type: "ev", e, who: [who], text: to };
+    room.items.push(item);
+    this.#view.added(room, item);
+  }
+
+  #renamed({ who, text: to }) {
+    if (sameNick(who, this.nick)) {
+      this.nick = this.#wanted = to;
+      this.#view.welcomed();
+    }
+    for (const room of this.rooms) {
+      if (sameNick(room.direct, who)) room.direct = to;
+    }
+    this.#view.rooms();
+  }
+
+  #moderated(room, { op, who, body }) {
+    if (op === "topic") room.topic = body ?? "";
+    if ((op === "op" || op === "deop") && sameNick(who, this.nick)) room.role = op === "op" ? "op" : "member";
+    if (op === "kick" || op === "ban") {
+      if (sameNick(who, this.nick)) {
+        this.#forget(room);
+        if (this.active) this.note(this.active, "bad", { text: text("kicked", { room: room.name }) });
+        return;
+      }
+      room.members.delete(who);
+      room.count = Math.max(room.count - 1, 1);
+    }
+    this.#view.members(room);
+  }
+
+  // --- what is not kept ------------------------------------------------------------------------------------------------
+
+  /** Add a line of our own to *room*; *kind*: "info", "bad" or "gap"; *what*: an error, or {text}. */
+  note(room, kind, what) {
+    const item = { type: "note", kind, what };
+    room.items.push(item);
+    this.#view.added(room, item);
+  }
+
+  /** We type in *room*, or no longer; said at most every 3 s. */
+  typing(room, on) {
+    const now = performance.now();
+    if (!this.link.connected || (on ? now - (this.#typed ?? -Infinity) < TYPING_EVERY : this.#typed === null)) return;
+    this.#typed = on ? now : null;
+    this.link.send({ t: "typing", ...room.target, on });
+  }
+
+  /** Take another name. */
+  async rename(nick) {
+    const ok = await this.link.request({ t: "nick", nick });
+    this.nick = this.#wanted = ok.nick ?? nick;
+    this.#view.welcomed();
+  }
+
+  /** Leave for good; enter() comes back as somebody new. */
+  quit() {
+    this.#resume = null;
+    this.link.quit();
+  }
+
+  #lapse() {
+    const now = performance.now();
+    for (const room of this.rooms) {
+      const before = room.typing.size;
+      for (const [nick, until] of room.typing) if (until < now) room.typing.delete(nick);
+      if (room.typing.size !== before) this.#view.typing(room);
+    }
+    if (this.link.state === "waiting") this.#view.state();
+  }
+}
