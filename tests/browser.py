@@ -18,6 +18,7 @@ import subprocess
 import time
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 PATIENCE = 30.0  # seconds; only a failing test waits as long
@@ -63,7 +64,7 @@ class BrowserError(Exception):
 
 
 class Browser:
-    """A running Chromium; :meth:`person` opens a window of somebody who has never been here."""
+    """A running Chromium, until the end of a ``with``; :meth:`person` opens a window of somebody who is new here."""
 
     def __init__(self, directory):
         command = [shutil.which("chromium"), *ARGUMENTS, f"--user-data-dir={directory}", "about:blank"]
@@ -72,10 +73,13 @@ class Browser:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         self._said = b""
-        # No pings: one is answered late while a page is busy, and that is no reason to hang up.
-        self._socket = connect(self._address(), max_size=None, ping_interval=None)
         self._last = 0
         self._events = []
+        self._open = contextlib.ExitStack()
+        self._socket = self._open.enter_context(connect(self._address(), max_size=None))  # a picture has megabytes
+
+    def __enter__(self):
+        return self
 
     def _address(self):
         """Return where it listens, from its stderr, which it goes on to fill: the rest is for nobody."""
@@ -85,11 +89,10 @@ class Browser:
                 return line[len(READY) :].strip().decode()
         raise BrowserError(f"chromium ended: {self._said.decode(errors='replace')}")
 
-    def close(self):
-        """End it, and wait until it has."""
-        with contextlib.suppress(Exception):
+    def __exit__(self, *exc_info):
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
             self.call("Browser.close")
-        self._socket.close()
+        self._open.close()
         with self._process:
             try:
                 self._process.communicate(timeout=PATIENCE)
@@ -286,6 +289,5 @@ def browser(tmp_path_factory):
     """The one browser of a run of the tests."""
     if shutil.which("chromium") is None:
         pytest.skip("not installed: apt-get install chromium")
-    running = Browser(tmp_path_factory.mktemp("chromium"))
-    yield running
-    running.close()
+    with Browser(tmp_path_factory.mktemp("chromium")) as running:
+        yield running

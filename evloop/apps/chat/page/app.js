@@ -115,7 +115,8 @@ function drawAll() {
 /** Ask for a name; *error* is why the last one would not do. */
 function openGate(error = null) {
   const asked = error?.code === "auth_failed" || error?.code === 3500;
-  byId("gate-error").textContent = error ? errorText(asked && !byId("gate-password").value ? { code: "password" } : error) : "";
+  const why = asked ? { code: byId("gate-password").value ? "auth_failed" : "password" } : error;
+  byId("gate-error").textContent = why ? errorText(why) : "";
   byId("gate-password-row").hidden = !asked && byId("gate-password-row").hidden;
   byId("gate-nick").value ||= chat.nick || remembered("nick") || "";
   byId("app").inert = true;
@@ -138,7 +139,7 @@ function welcomed() {
   byId("app").inert = false;
   drawMe(chat);
   remember("nick", chat.nick);
-  if (!chat.rooms.length) {
+  if (chat.rooms.every((room) => room.direct !== null)) {
     chat.join(roomOfAddress() ?? DEFAULT_ROOM);
     if (matchMedia("(pointer: fine)").matches) composer.focus();
   } else if (log.room !== chat.active) {
@@ -243,7 +244,7 @@ function closeDrawers() {
   byId("main").inert = false;
   byId("scrim").hidden = true;
   for (const [name, button] of Object.entries(DRAWERS)) {
-    if (byId(name).contains(document.activeElement) && byId(name).classList.contains("open")) button.focus();
+    if (byId(name).classList.contains("open")) button.focus();
     byId(name).classList.remove("open");
     button.setAttribute("aria-expanded", "false");
   }

@@ -9,7 +9,7 @@ const PAGE = 50; // messages of a page of history
 const FILL = 200; // of one that fills a gap: the protocol's most
 const KEPT = 1_000; // messages of a room in this tab; the older ones come back by scrolling up
 const TYPING_EVERY = 3_000; // ms between two signs that we type
-const TYPING_LASTS = 6_000; // ms that a sign of others counts
+const REMARKED = ["join", "part", "lost", "nick"]; // events that are worth a line
 const RETRY = 2_000; // ms until a message that was refused for now is sent again, if the server does not say when
 
 /** Return a fresh id.  crypto.randomUUID is missing on pages that came over plain HTTP from another machine. */
@@ -100,8 +100,9 @@ export class Chat {
     this.limits = welcome.limits;
     this.#resume = { sid: welcome.sid, key: welcome.resume_key };
     for (const { dm, who } of welcome.dms ?? []) this.#directRoom(dm, who);
-    this.#view.welcomed();
-    for (const room of this.rooms) this.#enterRoom(room);
+    const rooms = [...this.rooms];
+    this.#view.welcomed(); // which joins the first room, if there is none
+    for (const room of rooms) this.#enterRoom(room);
   }
 
   #refused(error) {
@@ -224,8 +225,15 @@ export class Chat {
 
   /** We are not let into *room*: say so, and let what was written there be tried again by hand. */
   #refusedRoom(room, error) {
-    this.note(room, "bad", error);
+    room.refused = true;
     room.joined = room.direct !== null; // a person may come; a say tells then
+    if (room.epoch === null && room.direct === null && !room.pending.length && this.rooms.length > 1) {
+      this.#forget(room);
+      this.note(this.active, "bad", error);
+      return;
+    }
+    this.note(room, "bad", error);
+    this.#view.reset(room);
     for (const item of room.pending) {
       item.error = error;
       this.#view.moved(room, item);
@@ -260,6 +268,7 @@ export class Chat {
     room.held = [];
     room.epoch = epoch;
     room.joined = true;
+    room.refused = false;
     room.unread = room.called = 0;
     room.line = null;
     // What a reloaded tab had not seen yet is new; so is what made us open a conversation.
@@ -372,8 +381,8 @@ export class Chat {
       this.#view.older(room, items);
     } catch (error) {
       room.paging = false;
-      if (error.code === LOST) return;
-      room.more = false;
+      if (error.code === LOST || error.temp) return;
+      room.more = false; // it is no longer kept
       this.#view.older(room, []);
     }
   }
@@ -495,29 +504,20 @@ export class Chat {
   }
 
   #roomEvent(room, ev) {
-    const { e, who } = ev;
-    if (e === "typing") {
-      if (ev.on !== false) room.typing.set(who, performance.now() + TYPING_LASTS);
-      else room.typing.delete(who);
+    if (ev.e === "typing") {
+      room.types(ev.who, ev.on !== false, performance.now());
       this.#view.typing(room);
       return;
     }
-    if (e === "join") room.members.set(who, { away: false });
-    if (e === "part" || e === "lost") room.members.delete(who);
-    if (e === "away" && room.members.has(who)) room.members.set(who, { away: Boolean(ev.text) });
-    if (e === "nick") {
-      const known = room.members.get(who) ?? { away: false };
-      room.members.delete(who);
-      room.members.set(ev.text, known);
-    }
-    room.count = ev.n ?? (e === "join" || e === "part" || e === "lost" ? Math.max(room.members.size, 1) : room.count);
-    if (e === "join" || e === "part" || e === "lost" || e === "nick") this.#remark(room, ev);
+    if (ev.e === "nick" && !room.members.has(ev.who)) return; // we were told twice: by the answer, and as a member
+    room.heard(ev);
+    this.#remark(room, ev);
     this.#view.members(room);
   }
 
   /** Who came and went is a quiet line; several of a kind in a row are one. */
   #remark(room, { e, who, text: to }) {
-    if (sameNick(who, this.nick) && e !== "nick") return;
+    if (!REMARKED.includes(e) || (sameNick(who, this.nick) && e !== "nick")) return;
     const before = room.items.at(-1);
     if (before?.type === "ev" && before.e === e && e !== "nick") {
       if (!before.who.includes(who)) before.who.push(who);
@@ -574,9 +574,9 @@ export class Chat {
 
   /** Take another name. */
   async rename(nick) {
+    const before = this.nick;
     const ok = await this.link.request({ t: "nick", nick });
-    this.nick = this.#wanted = ok.nick ?? nick;
-    this.#view.welcomed();
+    this.#event({ t: "ev", e: "nick", who: before, text: ok.nick ?? nick });
   }
 
   /** Leave for good; enter() comes back as somebody new. */
@@ -586,11 +586,8 @@ export class Chat {
   }
 
   #lapse() {
-    const now = performance.now();
     for (const room of this.rooms) {
-      const before = room.typing.size;
-      for (const [nick, until] of room.typing) if (until < now) room.typing.delete(nick);
-      if (room.typing.size !== before) this.#view.typing(room);
+      if (room.lapse(performance.now())) this.#view.typing(room);
     }
     if (this.link.state === "waiting") this.#view.state();
   }

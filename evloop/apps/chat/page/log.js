@@ -43,7 +43,6 @@ function continues(item, before) {
 export class Log {
   room = null;
   stuck = true; // the view is at the end, and stays there
-  #below = 0; // messages that came while it was not
   #scroll;
   #list;
   #top;
@@ -72,9 +71,9 @@ export class Log {
 
   /** Draw *room*, and stand where the user left it, or at the unread line. */
   show(room) {
-    if (this.room && this.room !== room) this.room.place = this.stuck ? null : this.#scroll.scrollTop;
-    const again = this.room === room;
-    const place = again && !this.stuck ? this.#scroll.scrollTop : room?.place;
+    const here = this.stuck ? null : this.#scroll.scrollTop;
+    const place = this.room === room ? here : room?.place;
+    if (this.room && this.room !== room) this.room.place = here;
     this.room = room;
     this.#silently(() => {
       this.#nodes.clear();
@@ -88,7 +87,6 @@ export class Log {
     else if (place == null) this.#toEnd();
     else this.#scroll.scrollTop = place;
     this.#settle();
-    this.#below = this.stuck ? 0 : (room?.unread ?? 0);
     this.#drawJump();
     this.check();
   }
@@ -101,9 +99,8 @@ export class Log {
     else this.#append(item, item.pending ? null : this.#firstPending());
     this.#drawLine();
     if (item.pending) this.toEnd();
-    else if (!this.stuck) this.#below += isMessage(item) && !item.mine ? 1 : 0;
-    else if (document.hidden && room.unread) this.#toLine();
-    else this.#toEnd();
+    else if (this.stuck && document.hidden && room.unread) this.#toLine();
+    else if (this.stuck) this.#toEnd();
     this.#drawJump();
   }
 
@@ -142,15 +139,14 @@ export class Log {
     this.check();
   }
 
-  /** The language is another one. */
-  redraw() {
-    if (this.room) this.show(this.room);
+  /** Draw *room* again, if it is shown: much of it has changed, or the language has. */
+  redraw(room = this.room) {
+    if (room === this.room) this.show(room);
   }
 
   /** Go to the end, and stay there. */
   toEnd() {
     this.stuck = true;
-    this.#below = 0;
     this.#toEnd();
     this.#drawJump();
     this.check();
@@ -189,15 +185,15 @@ export class Log {
   #scrolled() {
     const before = this.stuck;
     this.#settle();
-    if (this.stuck) this.#below = 0;
-    if (before !== this.stuck || this.stuck) this.#drawJump();
+    if (before !== this.stuck) this.#drawJump();
     this.check();
   }
 
   #drawJump() {
     this.#jump.hidden = this.stuck;
-    this.#jump.classList.toggle("fresh-below", this.#below > 0);
-    this.#jump.textContent = this.#below ? text("jumpNew", { n: this.#below }) : text("jump");
+    const n = this.room?.unread ?? 0;
+    this.#jump.classList.toggle("fresh-below", n > 0);
+    this.#jump.textContent = n ? text("jumpNew", { n }) : text("jump");
   }
 
   // --- how a message is drawn ----------------------------------------------------------------------------------------
@@ -334,6 +330,7 @@ export class Log {
   #drawTop() {
     const room = this.room;
     if (!room) this.#top.textContent = text("notInRoom");
+    else if (room.refused) this.#top.textContent = "";
     else if (room.epoch === null) this.#top.textContent = text("loading");
     else if (room.more) this.#top.textContent = text("older");
     else if (room.items[0]?.kind === "gap") this.#top.textContent = "";

@@ -1,6 +1,8 @@
 // One room as this tab knows it, and how names compare.
 // Rule: nothing in this file may send anything or touch the document; chat.js changes a room, log.js draws it.
 
+const TYPING_LASTS = 6_000; // ms that a sign of somebody typing counts
+
 /** Return *name* as the server compares names. */
 export const folded = (name) => name.normalize("NFKC").toLowerCase();
 
@@ -17,6 +19,7 @@ export function mentions(body, nick) {
 /** A room, or a direct conversation: `direct` is the other one's nick then, and `dm` its key once that is known. */
 export class Room {
   joined = false; // on the present connection
+  refused = false; // we are not let in
   epoch = null;
   last = 0; // the seq up to which everything was taken
   more = false; // there are earlier messages than items has
@@ -31,6 +34,7 @@ export class Room {
   read = 0; // the seq up to which everything was seen
   line = null; // the unread line stands behind this seq
   draft = "";
+  place = null; // where the view stood in it, px; null: at the end
   typing = new Map(); // nick -> when it lapses
   held = []; // messages behind a gap
   filling = false;
@@ -51,5 +55,30 @@ export class Room {
   /** The seq of the earliest message that is shown, 0 without one. */
   get first() {
     return this.items.find((item) => item.type === "msg")?.seq ?? 0;
+  }
+
+  /** Take who came, left, is away, has another name, or how many there are, from an event. */
+  heard({ e, who, n, text }) {
+    const known = this.members.get(who) ?? { away: false };
+    const moved = e === "join" || e === "part" || e === "lost";
+    if (moved || e === "nick") this.members.delete(who);
+    if (e === "join") this.members.set(who, { away: false });
+    if (e === "nick") this.members.set(text, known);
+    if (e === "away" && this.members.has(who)) this.members.set(who, { away: Boolean(text) });
+    if (n != null) this.count = n;
+    else if (moved) this.count = Math.max(this.members.size, 1);
+  }
+
+  /** *nick* types, or no longer; *now* in ms. */
+  types(nick, on, now) {
+    if (on) this.typing.set(nick, now + TYPING_LASTS);
+    else this.typing.delete(nick);
+  }
+
+  /** Forget who has typed too long ago; return whether there was somebody. */
+  lapse(now) {
+    const before = this.typing.size;
+    for (const [nick, until] of this.typing) if (until < now) this.typing.delete(nick);
+    return this.typing.size !== before;
   }
 }
