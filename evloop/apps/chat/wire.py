@@ -25,8 +25,9 @@ SUBPROTOCOLS: Final = {"evloop-chat.v1.json": "json", "evloop-chat.v1.msgpack": 
 
 # Bytes of one message to the server.  The longest legal body, 8 KiB, is 48 KiB when JSON escapes each of its bytes.
 MAX_MESSAGE: Final = 64 * 1024
-# Bytes of one message from the server: a page of history is cut to far less, a client's buffer need not be larger.
-MAX_REPLY: Final = 1024 * 1024
+# Bytes of one message from the server.  The longest is `joined`, 192 KiB of history and 200 nicks; it is half of what
+# evloop's own framing takes unasked.
+MAX_REPLY: Final = 512 * 1024
 
 MAX_BODY: Final = 8192  # bytes of UTF-8, and so at most as many characters
 MAX_NAME: Final = 64  # characters of a nick or of a room's name on the wire; names.py has the narrower rules
