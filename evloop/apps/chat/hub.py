@@ -1,0 +1,422 @@
+"""The hub: all users, sessions and rooms of a server, and the clock that asks who is still there.
+
+Rule: nothing in this file may answer a request or know a socket.  Read next: ``server.py``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from itertools import islice
+from random import randrange
+from typing import TYPE_CHECKING, Any
+
+from evloop.apps.chat import names, texts, wire
+from evloop.apps.chat.limits import ChatLimits
+from evloop.apps.chat.rooms import Conversation, Entry, Room
+from evloop.apps.chat.sessions import ENDED, HELD, OPEN, STRANGER, Session, Transport
+from evloop.apps.chat.store import Loaded, MemoryStore, Store
+from evloop.apps.chat.users import Recent, Said, User
+from evloop.apps.chat.wire import Event, Note, Ping
+
+if TYPE_CHECKING:
+    import evloop
+
+logger = logging.getLogger("evloop.chat")
+
+# Seconds between two looks at all that has a deadline.  Every bound on time is as exact as that, and none needs to be
+# more so; a timer for each of 10,000 sessions would be 10,000 entries of the heap that each message moves.
+TICK = 1.0
+
+# Ticks between two looks at the idle ones: 10,000 of them take about a millisecond.
+IDLE_TICKS = 5
+
+# What is called with ``hello`` and the peer's address to say who somebody is: returns the name of the account, or None
+# for a guest, or raises AuthFailed.  It is called in the reactor's thread and must not block.
+Authenticate = Callable[[wire.Hello, str], "str | None"]
+
+
+class AuthFailed(Exception):
+    """Raised by a token hook: this client is not let in.  The text goes into the log, and not to the client."""
+
+
+class Hub:
+    """Everything that the sessions share.  Reactor thread only, but for :meth:`stats`.
+
+    Attributes:
+        users, nicks: who is there, by id and by folded nick.
+        sessions: those that are open or held, by sid.
+        strangers, held: sessions with the time by which they have to be welcomed, or resumed; the nearest first.
+        choked: sessions with too much output, and since which tick.
+        talks: the direct conversations in memory, by the id of each of their users.
+        rooms: those in memory, by name, with direct conversations; `idle` are those that may be let go of, the one
+            that was left first in front.
+        uncounted: large rooms in which somebody has come or gone since they were told how many they are.
+        kept_bytes: what all rings hold together.
+        tick: seconds since the start.
+    """
+
+    def __init__(
+        self,
+        reactor: evloop.Reactor,
+        *,
+        limits: ChatLimits | None = None,
+        store: Store | None = None,
+        password: str = "",
+        authenticate: Authenticate | None = None,
+        motd: str = texts.READY,
+        lang: str = "en",
+        node: str = "n1",
+    ) -> None:
+        self.reactor = reactor
+        self.limits = limits or ChatLimits()
+        self.store: Store = store or MemoryStore()
+        self.authenticate = authenticate
+        self.motd = motd
+        self.lang = texts.language(lang)
+        self.node = node
+        self._password = password.encode()
+        self.users: dict[str, User] = {}
+        self.nicks: dict[str, User] = {}
+        self.sessions: dict[str, Session] = {}
+        self.strangers: OrderedDict[Session, float] = OrderedDict()
+        self.held: OrderedDict[Session, float] = OrderedDict()
+        self.choked: dict[Session, int] = {}
+        self.rooms: dict[str, Room] = {}
+        self.idle: OrderedDict[str, Room] = OrderedDict()
+        self.talks: defaultdict[str, set[str]] = defaultdict(set)
+        self.uncounted: set[Room] = set()
+        self._loading: dict[str, list[Callable[[Room | None], None]]] = {}
+        self._departed: OrderedDict[str, tuple[float, Recent]] = OrderedDict()
+        self.kept_bytes = self.said = self.throttled = self.tick = 0
+        self.counters: Counter[str] = Counter()
+        self.degraded = self.closing = self.said_goodbye = False
+        self._timer: evloop.reactor.TimerHandle | None = None
+        self.wire_limits = _told(self.limits)
+
+    def start(self) -> None:
+        """Begin; called once."""
+        self.store.start(self.reactor, self._committed, self._failed)
+        self._timer = self.reactor.call_later(TICK, self._ticked)
+
+    def stats(self) -> dict[str, int]:
+        """Return what was counted, all ints.  Any thread.
+
+        - now: ``users``, ``sessions`` (``sessions_held`` of them without a connection), ``strangers``, ``rooms`` in
+          memory, ``kept_bytes`` of their messages, ``pending`` for the store, ``choked`` by their output.
+        - ever: ``said``; ``throttled``, messages after which a client was read more slowly; ``resumed``;
+          ``err_<code>`` and ``bye_<code>`` for each that was sent; ``store_failed``.
+        """
+        return {
+            "users": len(self.users),
+            "sessions": len(self.sessions),
+            "sessions_held": len(self.held),
+            "strangers": len(self.strangers),
+            "rooms": len(self.rooms),
+            "kept_bytes": self.kept_bytes,
+            "pending": sum(len(room.pending) for room in list(self.rooms.values())),
+            "choked": len(self.choked),
+            "said": self.said,
+            "throttled": self.throttled,
+            "resumed": 0,
+            **self.counters,
+        }
+
+    # --- sessions ----------------------------------------------------------------------------------------------
+
+    def connected(self, transport: Transport) -> Session:
+        """Return a new session for *transport*, a stranger's."""
+        session = Session(self, transport)
+        self.strangers[session] = self.reactor.time() + self.limits.hello_timeout
+        return session
+
+    def admits(self, hello: wire.Hello) -> bool:
+        """Return whether *hello* has the password, if there is one."""
+        given = (hello.password or "").encode()
+        return not self._password or hmac.compare_digest(given, self._password)
+
+    def welcome(self, session: Session, user: User, key: str) -> None:
+        """Make a stranger a session of *user*."""
+        session.sid, session.key, session.user = f"{self.node}-{secrets.token_hex(6)}", key, user
+        user.sessions.append(session)
+        self.users[user.id] = self.nicks[user.fold] = user
+        self._open(session)
+
+    def resume(self, session: Session, sid: str, key: str) -> bool:
+        """Let a stranger take up the session *sid*, if it is there and the key is right."""
+        old = self.sessions.get(sid)
+        if old is None or not hmac.compare_digest(old.key.encode(), key.encode()):
+            return False
+        if old.state is OPEN:
+            # Its connection is one that nobody has told is dead; or two tabs of a browser, of which the later goes on.
+            transport = old.transport
+            old.send(wire.Bye(code=wire.REPLACED, text=texts.text(wire.REPLACED, old.lang)))
+            self.counters[f"bye_{wire.REPLACED}"] += 1
+            self.disconnected(old)
+            if transport is not None:
+                transport.close(wire.REPLACED, "replaced")
+        self.held.pop(old, None)
+        session.take_over(old)
+        self.counters["resumed"] += 1
+        self._open(session)
+        return True
+
+    def _open(self, session: Session) -> None:
+        self.strangers.pop(session, None)
+        self.sessions[session.sid] = session
+        session.opened()
+
+    def disconnected(self, session: Session, *, resumable: bool = True) -> None:
+        """A session has lost its connection, or is about to: hold it, or end it."""
+        self.strangers.pop(session, None)
+        self.choked.pop(session, None)
+        if session.state is STRANGER or session.user is None:
+            return session.closed(ENDED)
+        for room in session.rooms.values():
+            room.detach(session)
+        if self.closing or not resumable or not self.limits.grace:
+            return self.end(session, "lost")
+        session.closed(HELD)
+        self.held[session] = self.reactor.time() + self.limits.grace
+        return None
+
+    def end(self, session: Session, how: Any, why: str = "") -> None:
+        """End a session for good; each room of its user hears *how* (``part``, ``lost``), if it was the last there."""
+        user = session.user
+        self.held.pop(session, None)
+        self.sessions.pop(session.sid, None)
+        if user is None:
+            return session.closed(ENDED)
+        for room in list(session.rooms.values()):
+            self.leave(session, room, how, why)
+        user.sessions.remove(session)
+        session.closed(ENDED)
+        session.user = None
+        if not user.sessions:
+            del self.users[user.id], self.nicks[user.fold]
+            self._departed[user.id] = (self.reactor.time() + self.limits.repeat_seconds, user.recent)
+            self._departed.move_to_end(user.id)
+            if len(self._departed) > self.limits.departed_users:
+                self._departed.popitem(last=False)
+        return None
+
+    def recent_of(self, user_id: str) -> Recent:
+        """Return what a user has said lately, who may not be here."""
+        user = self.users.get(user_id)
+        if user is not None:
+            return user.recent
+        departed = self._departed.pop(user_id, None)
+        return Recent(self.limits.repeats) if departed is None else departed[1]
+
+    # --- rooms -------------------------------------------------------------------------------------------------
+
+    def leave(self, session: Session, room: Room, how: Any, why: str = "") -> None:
+        """Take *session* out of *room*; those who are left hear *how*, if its user has no other session there.
+
+        None: they know it already.  A server that stops tells nobody: all are about to leave.
+        """
+        user = session.user
+        assert user is not None
+        session.rooms.pop(room.name, None)
+        room.detach(session)
+        if room.leave(user) and how is not None and not self.closing:
+            room.tell(Event(e=how, room=room.name, who=user.nick, text=why or None))
+        self.rest(room)
+
+    def rest(self, room: Room) -> None:
+        """Put *room* among those that may be let go of, the last one, if it may be."""
+        if room.idle and room.name in self.rooms:
+            self.idle[room.name] = room
+            self.idle.move_to_end(room.name)
+
+    def with_room(self, name: str, then: Callable[[Room | None], None]) -> None:
+        """Call *then*, now or later, with the room or conversation *name*, made or loaded; None: it cannot be had."""
+        room = self.rooms.get(name)
+        if room is not None:
+            return then(room)
+        waiting = self._loading.get(name)
+        if waiting is not None:
+            return waiting.append(then)
+        if len(self.rooms) + len(self._loading) >= self.limits.rooms and not self._let_go():
+            return then(None)
+        self._loading[name] = [then]
+        return self.store.load(name, lambda loaded: self._loaded(name, loaded))
+
+    def _loaded(self, name: str, loaded: Loaded | None) -> None:
+        room: Room | None = None
+        if loaded is not None:
+            room = self.rooms[name] = (Conversation if name.startswith("@") else Room)(self, name, loaded)
+            self.kept_bytes += room.ring.bytes
+            for user_id in room.ids if isinstance(room, Conversation) else ():
+                self.talks[user_id].add(name)
+            self._remember(room, loaded)
+        for then in self._loading.pop(name):
+            then(room)
+        if room is not None:
+            self.rest(room)
+
+    def _remember(self, room: Room, loaded: Loaded) -> None:
+        now = self.reactor.time() + self.limits.repeat_seconds
+        for user_id, cid, msg in loaded.repeats:
+            recent = self.recent_of(user_id)
+            recent.add((room.name, cid), Said(msg.seq, msg.ts, room.epoch, hash((msg.body, msg.kind))))
+            if user_id not in self.users:
+                self._departed[user_id] = (now, recent)
+
+    def _let_go(self) -> bool:
+        """Let go of the room that has been empty for longest; return whether there was one."""
+        while self.idle:
+            name, room = self.idle.popitem(last=False)
+            if room.idle and self.rooms.get(name) is room:
+                del self.rooms[name]
+                self.uncounted.discard(room)
+                self.kept_bytes -= room.ring.bytes
+                for user_id in room.ids if isinstance(room, Conversation) else ():
+                    self.talks[user_id].discard(name)
+                    if not self.talks[user_id]:
+                        del self.talks[user_id]
+                return True
+        return False
+
+    def relieve(self, growing: Room) -> None:
+        """Come down to the bound on all messages in memory: empty rooms go first, then *growing*'s own oldest ones."""
+        limit = self.limits.total_bytes
+        self.idle.pop(growing.name, None)  # it is in use, whoever is in it
+        while self.kept_bytes > limit and self._let_go():
+            pass
+        while self.kept_bytes > limit:
+            freed = growing.ring.drop()
+            if not freed:
+                return
+            self.kept_bytes -= freed
+        self.rest(growing)
+
+    def conversations(self, user: User) -> list[wire.Conversation]:
+        """Return direct conversations of *user*: at most a page of those in memory, and one of those in the store."""
+        found: dict[str, wire.Conversation] = {}
+        for key, epoch, top, who in self.store.conversations(user.id):
+            found[key] = wire.Conversation(dm=key, who=who, epoch=epoch, top=top)
+        for key in islice(self.talks.get(user.id, ()), wire.MAX_PAGE):
+            room = self.rooms[key]
+            if isinstance(room, Conversation) and room.ring.top:
+                who = room.nick_of(room.other(user.id))
+                found[key] = wire.Conversation(dm=key, who=who, epoch=room.epoch, top=room.ring.top)
+        return list(found.values())
+
+    # --- the store ---------------------------------------------------------------------------------------------
+
+    def _committed(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            room = entry.room
+            first = room.pending.popleft()
+            assert first is entry, "a store tells in the order of the appends"
+            room.commit(entry)
+            if not room.pending:
+                self.rest(room)
+        if self.degraded:
+            self._degrade(False, "restored")
+
+    def _failed(self, entries: Sequence[Entry], why: str) -> None:
+        logger.error("chat: the store has failed for %d messages: %s", len(entries), why)
+        self.counters["store_failed"] += len(entries)
+        for entry in entries:
+            room = entry.room
+            room.pending.remove(entry)
+            room.assigned = room.ring.top if not room.pending else room.pending[-1].msg.seq
+            if entry.key is not None:
+                self.recent_of(entry.user).discard(entry.key)
+            for session, ref in [(entry.session, entry.ref), *entry.repeats]:
+                session.error(ref, "unavailable", "the message could not be written down")
+        if not self.degraded:
+            self._degrade(True, why)
+
+    def _degrade(self, degraded: bool, why: str) -> None:
+        self.degraded = degraded
+        logger.warning("chat: the store is %s: %s", "degraded" if degraded else "restored", why)
+        code: Any = "degraded" if degraded else "restored"
+        for session in list(self.sessions.values()):
+            session.send(Note(level="warning" if degraded else "info", code=code, text=why))
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    def _ticked(self) -> None:
+        self.tick += 1
+        self._timer = self.reactor.call_later(TICK, self._ticked)
+        now = self.reactor.time()
+        while self.strangers and next(iter(self.strangers.values())) <= now:
+            session = next(iter(self.strangers))
+            session.bye(wire.PROTOCOL, f"no hello within {self.limits.hello_timeout:g} s")
+            self.strangers.pop(session, None)
+        while self.held and next(iter(self.held.values())) <= now:
+            self.end(next(iter(self.held)), "lost")
+        while self._departed and next(iter(self._departed.values()))[0] <= now:
+            self._departed.popitem(last=False)
+        for session, since in list(self.choked.items()):
+            if self.tick - since >= self.limits.stall:
+                session.bye(wire.SLOW)
+        if self.tick % IDLE_TICKS == 0:
+            self._look_at_idle()
+        if self.uncounted and self.tick % max(int(self.limits.count_interval / TICK), 1) == 0:
+            self._tell_counts()
+
+    def _look_at_idle(self) -> None:
+        ping, dead, tick = self.limits.ping_after, self.limits.dead_after, self.tick
+        silent = [session for session in self.sessions.values() if tick - session.heard >= ping]
+        for session in silent:
+            if session.conn is None:
+                continue
+            if tick - session.heard >= dead:
+                session.bye(wire.NO_PONG)
+            elif not session.pinged:
+                session.pinged = True
+                session.send(Ping(n=tick))
+
+    def _tell_counts(self) -> None:
+        rooms, self.uncounted = self.uncounted, set()
+        for room in rooms:
+            if len(room.users) != room.counted:
+                room.counted = len(room.users)
+                room.send(Event(e="count", room=room.name, n=room.counted))
+
+    def say_goodbye(self) -> None:
+        """Tell each client that the server stops, and when to come back: each at its own time, 1 ms apart on average.
+
+        Idempotent; the clock stops with it.
+        A thousand that connect again in the same millisecond are a storm, and each would be late.
+        """
+        if self.said_goodbye:
+            return
+        self.said_goodbye = True
+        self.stop()
+        connected = [session for session in (*self.sessions.values(), *self.strangers) if session.conn is not None]
+        for session in connected:
+            session.bye(wire.SHUTDOWN, after_ms=randrange(max(len(connected), 1000)))
+        for session in list(self.held):
+            self.end(session, "lost")
+
+    def close(self, done: Callable[[], None]) -> None:
+        """Take no more messages, and call *done*, now or later, when all that were taken are kept.  Called once."""
+        self.closing = True
+        self.store.close(done)
+
+    def stop(self) -> None:
+        """Stop the clock.  Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _told(limits: ChatLimits) -> wire.ServerLimits:
+    """Return what ``welcome`` says of *limits*."""
+    return wire.ServerLimits(
+        frame=wire.MAX_MESSAGE,
+        reply=wire.MAX_REPLY,
+        body=wire.MAX_BODY,
+        nick=names.MAX_COLUMNS,
+        room=names.MAX_ROOM_BYTES,
+        rooms=limits.session_rooms,
+        history=limits.room_messages,
+        rate=wire.Rate(burst=limits.burst, per_s=limits.rate),
+    )

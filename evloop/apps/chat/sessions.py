@@ -1,0 +1,274 @@
+"""A session: one client's connection, who it is, the rooms that it is in; from its first byte to its end.
+
+States: STRANGER, connected and not welcomed; OPEN; HELD, without a connection and to be resumed; ENDED.
+
+A session outlives its connection by ``ChatLimits.grace``; a connection that resumes it brings a session of its own, a
+stranger, which takes over what the held one has (:meth:`Session.take_over`).
+
+Rule: nothing in this file may know a socket or how a message is framed: that is the transport's.
+Read next: ``requests.py``, which answers the messages; ``hub.py``, which knows all sessions.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evloop.apps.chat import wire
+from evloop.apps.chat.requests import HANDLERS, STRANGERS, refuse
+from evloop.apps.chat.texts import text
+from evloop.apps.chat.wire import DECODE_ERRORS, ERRORS, JSON, MAX_MESSAGE, Bye, Codec, Err, codec_of, fault_of
+
+if TYPE_CHECKING:
+    import evloop
+    from evloop.apps.chat.fanout import Variant
+    from evloop.apps.chat.hub import Hub
+    from evloop.apps.chat.rooms import Room
+    from evloop.apps.chat.users import User
+
+logger = logging.getLogger("evloop.chat")
+
+STRANGER, OPEN, HELD, ENDED = "stranger", "open", "held", "ended"
+
+# Messages in a row that are none, after which the client is taken for one that speaks something else.
+MAX_BAD = 3
+
+
+class Transport(Protocol):
+    """What carries the messages of one session; all in the reactor's thread.
+
+    It makes the session with ``hub.connected(transport)``, calls ``session.message(payload)`` for each message,
+    ``session.choked()`` and ``session.relieved()`` when its output is above and down to the marks, and
+    ``session.lost()`` once at the end.
+
+    Attributes:
+        conn: the connection, for the groups.  ``conn.send()`` takes what the variant's `payload` returns.
+        host: the address of the peer as text, for logs and for the token hook; "" for a UNIX socket.
+    """
+
+    conn: evloop.Connection
+
+    @property
+    def host(self) -> str: ...
+
+    def variant(self, codec: Codec) -> Variant:
+        """Return the form that messages in *codec* have on this transport."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close once what was sent is flushed; *code* (of a ``bye``) and *reason* where the transport has such."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more messages, from the next one on."""
+
+    def resume_reading(self) -> None:
+        """Deliver them again."""
+
+
+class Bucket:
+    """A token bucket: *rate* a second (float > 0), after *burst* at once; time comes from outside."""
+
+    __slots__ = ("rate", "burst", "tokens", "filled")
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self.rate = rate
+        self.burst = float(burst)
+        self.tokens = float(burst)
+        self.filled = now
+
+    def take(self, now: float) -> float:
+        """Take a token, of which there is one or will be; return the seconds until there is another, at least 0."""
+        self.fill(now)
+        self.tokens -= 1.0
+        return 0.0 if self.tokens >= 1.0 else (1.0 - self.tokens) / self.rate
+
+    def fill(self, now: float) -> float:
+        """Return how many tokens there are."""
+        self.tokens = min(self.tokens + (now - self.filled) * self.rate, self.burst)
+        self.filled = now
+        return self.tokens
+
+
+class Session:
+    """One session.  Reactor thread only.
+
+    Attributes:
+        state: see above.
+        transport, conn, variant: how it is reached; None while it is held.
+        sid, key: what resumes it.
+        user: whose it is; None for a stranger.
+        rooms: those that it is in, by name.
+        lang: the language of texts.
+        heard: the hub's tick at the last message; ``pinged``: whether it was asked since.
+        typed: the time of the last `typing` that was passed on.
+        joins: the bucket for what many are told of; None: no bound.
+    """
+
+    __slots__ = (
+        *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
+        *("typed", "joins", "_decode", "_payload", "_handlers", "_bad", "_bucket", "_codec"),
+    )
+
+    def __init__(self, hub: Hub, transport: Transport) -> None:
+        now, limits = hub.reactor.time(), hub.limits
+        self.hub = hub
+        self.state = STRANGER
+        self.transport: Transport | None = transport
+        self.conn: evloop.Connection | None = transport.conn
+        self.variant: Variant | None = None
+        self.sid = self.key = ""
+        self.user: User | None = None
+        self.rooms: dict[str, Room] = {}
+        self.lang = hub.lang
+        self.heard = hub.tick
+        self.pinged = False
+        self.typed = -limits.typing_interval
+        self._codec: Codec = JSON
+        self._decode: Any = self._decode_first
+        self._payload: Any = None
+        self._handlers: dict[type, Any] = STRANGERS
+        self._bad = 0
+        self._bucket = Bucket(limits.rate, limits.burst, now) if limits.rate else None
+        self.joins = Bucket(limits.join_rate, limits.join_burst, now) if limits.rate else None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.sid or '?'} {self.state} {self.user}>"
+
+    # --- from the transport ------------------------------------------------------------------------------------
+
+    def message(self, payload: bytes) -> None:
+        """Answer one message; whatever it is."""
+        if not 0 < len(payload) <= MAX_MESSAGE:
+            return self._odd_size(len(payload))
+        try:
+            request = self._decode(payload)
+        except DECODE_ERRORS as exc:
+            return self._undecodable(payload, exc)
+        self.heard = self.hub.tick
+        self.pinged = False
+        self._bad = 0
+        if self._bucket is not None:
+            self._spend(self._bucket)
+        try:
+            self._handlers.get(type(request), refuse)(self, request)
+        except Exception:
+            logger.exception("chat: %s of %s failed", type(request).__name__, self)
+            self.error(request.ref, "internal")
+        return None
+
+    def choked(self) -> None:
+        """The output is above the connection's ``high_water``."""
+        self.hub.choked[self] = self.hub.tick
+
+    def relieved(self) -> None:
+        """The output is down to ``low_water`` again."""
+        self.hub.choked.pop(self, None)
+
+    def lost(self) -> None:
+        """The connection has ended, by whomever and for whatever."""
+        if self.conn is not None:
+            self.hub.disconnected(self)
+
+    # --- to the client -----------------------------------------------------------------------------------------
+
+    def send(self, message: Any) -> None:
+        """Send *message*, if there is a connection; never blocks."""
+        conn = self.conn
+        if conn is not None:
+            conn.send(self._payload(message))
+
+    def error(self, ref: int | None, code: str, detail: str = "", retry_ms: int | None = None) -> None:
+        """Answer the request *ref* with ``err``; *code* is one of ERRORS."""
+        self.hub.counters[f"err_{code}"] += 1
+        self._send_at_all(
+            Err(ref=ref, code=code, text=text(code, self.lang, detail), temp=ERRORS[code], retry_ms=retry_ms)
+        )
+
+    def bye(self, code: int, detail: str = "", **fields: Any) -> None:
+        """Send ``bye``, close, and leave the session to be resumed if the client is to come back."""
+        transport = self.transport
+        if transport is None:
+            return
+        self.hub.counters[f"bye_{code}"] += 1
+        words = text(code, self.lang, detail)
+        self._send_at_all(Bye(code=code, text=words, reconnect=wire.reconnects(code), **fields))
+        self.hub.disconnected(self, resumable=wire.reconnects(code))
+        transport.close(code, words)
+
+    def _send_at_all(self, message: Any) -> None:
+        # Before the first message nobody knows which encoding is spoken; JSON people can read.
+        if self._payload is None and self.transport is not None:
+            self._speak(self._codec)
+        self.send(message)
+
+    # --- what the hub changes ----------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The session is welcomed: all requests are answered from now on."""
+        self.state = OPEN
+        self._handlers = HANDLERS
+
+    def closed(self, state: str) -> None:
+        """The connection is no longer this session's; *state* is HELD or ENDED."""
+        self.state = state
+        self.transport = self.conn = None
+        self._handlers = {}
+
+    def take_over(self, held: Session) -> None:
+        """Be *held* from now on, which is ENDED by that: its user, rooms, key, and what its client may still send."""
+        assert held.user is not None
+        self.sid, self.key, self.user, self.rooms = held.sid, held.key, held.user, held.rooms
+        self.typed, self.joins = held.typed, held.joins
+        if held._bucket is not None:
+            self._bucket = held._bucket
+        sessions = held.user.sessions
+        sessions[sessions.index(held)] = self
+        held.state, held.user, held.rooms = ENDED, None, {}
+
+    # --- small parts -------------------------------------------------------------------------------------------
+
+    def _speak(self, codec: Codec) -> None:
+        assert self.transport is not None
+        self._codec = codec
+        self.variant = self.transport.variant(codec)
+        self._payload = self.variant.payload
+        self._decode = codec.decode_request
+
+    def _decode_first(self, payload: bytes) -> Any:
+        codec = codec_of(payload)
+        if codec is not None:
+            self._speak(codec)
+        return (codec or JSON).decode_request(payload)
+
+    def _undecodable(self, payload: bytes, exc: Exception) -> None:
+        if self.transport is None:
+            return
+        self.heard = self.hub.tick
+        if self._bucket is not None:
+            self._spend(self._bucket)
+        fault = fault_of(self._codec, payload, exc)
+        # A type of a later version is no sign of a broken client.
+        self._bad += fault.code != "unknown_type"
+        self.error(fault.ref, fault.code, fault.detail)
+        if self._bad >= MAX_BAD:
+            self.bye(wire.PROTOCOL, f"{MAX_BAD} messages in a row that are none")
+
+    def _odd_size(self, size: int) -> None:
+        if size:
+            detail = f"a message of {size} bytes exceeds {MAX_MESSAGE}"
+            self.error(None, "too_big", detail)
+            return self.bye(wire.PROTOCOL, detail)
+        self.heard = self.hub.tick  # an empty frame is a sign of life
+        self.pinged = False
+        return None
+
+    def _spend(self, bucket: Bucket) -> None:
+        """Take a token for a message; without another one, the next message has to wait."""
+        pause = bucket.take(self.hub.reactor.time())
+        if pause > 0.0 and self.transport is not None:
+            self.hub.throttled += 1
+            self.transport.pause_reading()
+            self.hub.reactor.call_later(pause, self._read_again, self.transport)
+
+    def _read_again(self, transport: Transport) -> None:
+        if self.transport is transport:
+            transport.resume_reading()

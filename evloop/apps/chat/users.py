@@ -1,0 +1,92 @@
+"""Who is there: a user, the sessions that are theirs, and what they have said lately, by cid.
+
+Rule: nothing in this file may send anything.  Read next: ``sessions.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evloop.apps.chat.names import fold
+
+if TYPE_CHECKING:
+    from evloop.apps.chat.sessions import Session
+
+
+class Said(NamedTuple):
+    """Where a message got its place, and the hash of what it said; SipHash with a key of this process."""
+
+    seq: int
+    ts: int
+    epoch: str
+    digest: int
+
+
+class Recent:
+    """The last *least* to twice as many sends of a user, by room and cid.
+
+    Two generations: when the younger is full it becomes the older, and that is forgotten at once.  Price: twice the
+    memory in the worst case; a queue in exact order would cost a step at each send.
+    """
+
+    __slots__ = ("_least", "_older", "_younger")
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._younger: dict[tuple[str, str], Said] = {}
+        self._older: dict[tuple[str, str], Said] = {}
+
+    def get(self, key: tuple[str, str]) -> Said | None:
+        """Return what was said under *key* (room, cid), or None."""
+        return self._younger.get(key) or self._older.get(key)
+
+    def add(self, key: tuple[str, str], said: Said) -> None:
+        """Remember *said* under *key*."""
+        younger = self._younger
+        if len(younger) >= self._least:
+            self._older = younger
+            younger = self._younger = {}
+        younger[key] = said
+
+    def discard(self, key: tuple[str, str]) -> None:
+        """Forget *key*: it was not said after all."""
+        self._younger.pop(key, None)
+        self._older.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._younger) + len(self._older)
+
+
+class User:
+    """One user; perhaps with several sessions, that share the nick.
+
+    Attributes:
+        id: ``g-...`` of a guest, ``u-...`` of an account.
+        nick, fold: the name, and the form in which names are compared.
+        away: the text that was left, or None.
+        sessions: all of theirs, connected or held.
+        recent: what was said lately.
+    """
+
+    __slots__ = ("id", "nick", "fold", "away", "sessions", "recent")
+
+    def __init__(self, user_id: str, nick: str, recent: Recent) -> None:
+        self.id = user_id
+        self.nick = nick
+        self.fold = fold(nick)
+        self.away: str | None = None
+        self.sessions: list[Session] = []
+        self.recent = recent
+
+    def rename(self, nick: str) -> None:
+        """Take another nick."""
+        self.nick, self.fold = nick, fold(nick)
+
+    def send(self, message: Any, exclude: Session | None = None) -> None:
+        """Send *message* to each session that is connected, but for *exclude*."""
+        for session in self.sessions:
+            if session is not exclude:
+                session.send(message)
+
+    def __repr__(self) -> str:
+        return f"<User {self.id} {self.nick!r}>"
