@@ -1,0 +1,48 @@
+"""What a chat client raises.
+
+    ChatError
+    ├── Refused       the server said no to one request; the session goes on
+    ├── Disconnected  the connection was lost before the answer came; the client connects again by itself
+    ├── OutboxFull    nothing more can be queued for sending
+    └── Ended         the server said goodbye, and does not want this client back
+
+Rule: nothing in this file may do anything.
+"""
+
+from __future__ import annotations
+
+
+class ChatError(Exception):
+    """The base of what follows."""
+
+
+class Refused(ChatError):
+    """The server answered ``err``.
+
+    Attributes: *code* (str, one of ``wire.ERRORS``), *text* (str, for people, in the client's language), *temp* (bool:
+    later it may work) and *retry_in* (seconds, 0.0: the server did not say).
+    """
+
+    def __init__(self, code: str, text: str, *, temp: bool = False, retry_in: float = 0.0) -> None:
+        super().__init__(f"{text} ({code})")
+        self.code = code
+        self.text = text
+        self.temp = temp
+        self.retry_in = retry_in
+
+
+class Disconnected(ChatError):
+    """There is no connection now, or it was lost before the answer: whether the request was served is not known."""
+
+
+class OutboxFull(ChatError):
+    """More was said than the outbox holds, while the server confirmed none of it."""
+
+
+class Ended(ChatError):
+    """The server said ``bye``: *code* (int, one of ``wire.BYES``) and *text* (str, for people)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+        self.code = code
+        self.text = text
