@@ -131,7 +131,8 @@ def test_module_imports_only_what_its_layer_may(path):
         assert not imported & {"click", "rich", "evloop.cli", "evloop.apps"}
     if inner != "cli":  # a library does not look at whoever started the process
         assert "evloop.systemd" not in imported
-    if inner not in ("bench", "aio") and not name.startswith(ON_ASYNCIO):  # in the one it is a rival, to the others it is what they are for
+    # In bench it is a rival; to the others it is what they are for.
+    if inner not in ("bench", "aio") and not name.startswith(ON_ASYNCIO):
         assert "asyncio" not in imported
     if inner in ("cli", "apps"):
         private = {module for module in imported if module.startswith("evloop.") and "._" in module}
