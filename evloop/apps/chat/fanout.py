@@ -1,4 +1,4 @@
-"""One message to many: encoded once for each form that it takes on the wire, and sent to each connection of that form.
+"""One message to many: encoded once for each form that it takes on the wire, and handed to the core's groups.
 
 Rule: nothing in this file may know a room or a session.  Read next: ``rooms.py``.
 """
@@ -38,32 +38,33 @@ FRAMED = {codec: Variant(codec) for codec in CODECS.values()}
 
 
 class FanOut:
-    """The connections that get the same messages, by the variant that each has.  Reactor thread only."""
+    """The connections that get the same messages: a group for each variant that is in use.  Reactor thread only."""
 
-    __slots__ = ("_members",)
+    __slots__ = ("_groups",)
 
     def __init__(self) -> None:
-        self._members: dict[Variant, dict[evloop.Connection, None]] = {}
+        self._groups: dict[Variant, evloop.Group] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._members.values()))
+        return sum(map(len, self._groups.values()))
 
     def add(self, variant: Variant, conn: evloop.Connection) -> None:
         """Let *conn* have what is sent from now on.  Idempotent."""
-        self._members.setdefault(variant, {})[conn] = None
+        group = self._groups.get(variant)
+        if group is None:
+            group = self._groups[variant] = evloop.Group()
+        group.add(conn)
 
     def discard(self, variant: Variant, conn: evloop.Connection) -> None:
-        """Let *conn* have no more of it.  Idempotent, and also for one that has ended."""
-        members = self._members.get(variant)
-        if members is not None:
-            members.pop(conn, None)
-            if not members:
-                del self._members[variant]
+        """Let *conn* have no more of it.  Idempotent, and also for one that has ended and so left by itself."""
+        group = self._groups.get(variant)
+        if group is not None:
+            group.discard(conn)
+            if not group:
+                del self._groups[variant]
 
     def send(self, message: Any, exclude: evloop.Connection | None = None) -> None:
         """Send *message* to all but *exclude*; encoded here, once for each variant."""
-        for variant, members in self._members.items():
-            payload = variant.payload(message)
-            for conn in members:
-                if conn is not exclude:
-                    conn.send(payload)
+        # A list: what a member's callbacks do about its output may add and discard members.
+        for variant, group in list(self._groups.items()):
+            group.send(variant.payload(message), exclude=exclude)
