@@ -32,7 +32,7 @@ Usage: evloop COMMAND [options]
     evloop serve echo                # terminal 1: listens on 127.0.0.1:9000
     evloop connect :9000             # terminal 2: type; answers arrive while you type
 
-  Serve      serve echo, serve upper
+  Serve      serve echo, serve upper, serve chat
   Use        connect
   Measure    bench peers, bench framing, bench compare, bench report
   Other      info

@@ -1,55 +1,36 @@
 """``evloop serve echo`` and ``evloop serve upper``: a server in the foreground, until SIGTERM or Ctrl-C.
 
-``--port-file`` and a service manager are told, too; sockets that the manager has opened are taken instead of ADDR.
-
-stdout gets one line per address that is listened on, ``LISTENING tcp 127.0.0.1:9000``, once connecting would succeed:
-a script waits for that.  What is for people, hints and logs, goes to stderr.
-
-Rule: nothing in this file may treat a frame; handlers live in ``evloop.apps``.  Read next: ``options.py``.
+Rule: nothing in this file may treat a frame; handlers live in ``evloop.apps``.  Read next: ``foreground.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import shlex
-import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import evloop
-from evloop import systemd
 from evloop.apps import echo
-from evloop.cli import exits
 from evloop.cli.admin import AdminPort, admin_option
 from evloop.cli.commands import Command, Commands
+from evloop.cli.foreground import in_foreground, log_as_asked, port_file_option
 from evloop.cli.limit_options import EPILOG, limit_options, limits_of
-from evloop.cli.logs import log_to_stderr
 from evloop.cli.options import (
     ADDRESS,
     DEFAULT_FRAMING,
     Settings,
     framing_options,
     framing_within,
-    is_local,
     verbosity_options,
 )
-from evloop.cli.readiness import PortFile
-from evloop.cli.standard_streams import forget_stdout
-from evloop.cli.tls import check_streams, server_context, server_tls_options
-from evloop.sockets import explain_bind_error, local_address
+from evloop.cli.serve_chat import chat
+from evloop.cli.tls import server_context, server_tls_options
 
 if TYPE_CHECKING:
     from ssl import SSLContext
-
-logger = logging.getLogger("evloop")
-
-# -qq, -q, nothing, -v.
-_LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 
 @click.group(
@@ -63,17 +44,6 @@ def command() -> None:
     """Run a server in the foreground; SIGTERM or Ctrl-C ends it in good order."""
 
 
-def _port_file_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--port-file",
-        metavar="PATH",
-        default="",
-        envvar="EVLOOP_PORT_FILE",
-        show_envvar=True,
-        help="Write the addresses there, as JSON, once connecting would succeed; removed at the end.",
-    )(function)
-
-
 def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     """Make ``evloop serve NAME`` of a handler."""
 
@@ -83,7 +53,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
     @click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
     @framing_options
     @limit_options
-    @_port_file_option
+    @port_file_option
     @admin_option
     @server_tls_options
     @verbosity_options
@@ -102,7 +72,7 @@ def _add(name: str, handler: Any, text: str, examples: Sequence[str]) -> None:
         **limits: Any,
     ) -> None:
         ssl = server_context(tls_cert, tls_key, tls_ca)
-        log_to_stderr(_LEVELS[min(max(settings.verbosity, -2), 1)], tracebacks=settings.verbosity >= 2)
+        log_as_asked(settings)
         hints = settings.verbosity >= 0
         _serve(handler, address, framing, max_frame, limits_of(limits), ssl, port_file, AdminPort(admin), hints=hints)
 
@@ -134,6 +104,9 @@ _add(
 )
 
 
+command.add_command(chat)
+
+
 def _serve(
     handler: Any,
     address: evloop.Address,
@@ -147,71 +120,14 @@ def _serve(
     hints: bool,
 ) -> None:
     framing = framing_within(framing_name, max_frame)
-    manager = systemd.ServiceManager()
-    inherited = _inherited_sockets()  # first: an fd that is missing there must not be found to be a file of ours
-    check_streams(ssl, map(local_address, inherited) if inherited else [address])
-    listening = False
 
-    def ready(server: evloop.Server) -> None:
-        nonlocal listening
-        listening = True
-        admin.open(server)
-        file.write(server.addresses)
-        _announce(server, framing_name, ssl, hints=hints)
-        admin.announce()
-        manager.ready(server.reactor)
+    def run(**options: Any) -> None:
+        evloop.serve(handler, address, framing=framing, limits=limits, ssl=ssl, **options)
 
-    with contextlib.ExitStack() as stack:
-        for sock in inherited:
-            stack.enter_context(sock)  # until the server has them
-        file = stack.enter_context(PortFile(port_file))
-        stack.enter_context(admin)
-        try:
-            evloop.serve(
-                handler,
-                address,
-                framing=framing,
-                limits=limits,
-                sockets=inherited or None,
-                ssl=ssl,
-                ready=ready,
-                stopping=lambda server: manager.stopping(),
-            )
-        except OSError as exc:
-            if listening:
-                raise
-            raise exits.Failure(explain_bind_error(address, exc), exits.CANNOT_CONNECT) from exc
-    logger.info("stopped")
+    def talk(server: evloop.Server) -> list[str]:
+        return how_to_talk(server.address, framing_name, tls=ssl is not None)
 
-
-def _inherited_sockets() -> list[socket.socket]:
-    """Return the sockets to accept on instead of ADDR, if there are any."""
-    try:
-        sockets = [sock for _, sock in systemd.inherited_sockets()]
-    except ValueError as exc:
-        raise exits.Failure(f"cannot listen on the sockets of LISTEN_FDS: {exc}", exits.CANNOT_CONNECT) from exc
-    if sockets:
-        logger.info("LISTEN_FDS: %d sockets to accept on; ADDR is not looked at", len(sockets))
-    return sockets
-
-
-def _announce(server: evloop.Server, framing_name: str, ssl: SSLContext | None, *, hints: bool) -> None:
-    """Say where the server listens: to programs on stdout, to people on stderr."""
-    lines = "".join(f"LISTENING {address.label}\n" for address in server.addresses)
-    try:
-        sys.stdout.write(lines)
-        sys.stdout.flush()
-    except OSError:
-        # Whoever started the server does not want to know: no reason not to serve.  What the buffer still holds must
-        # not fail again when the interpreter ends.
-        forget_stdout()
-    if hints:
-        with contextlib.suppress(OSError):
-            click.echo("\n".join(how_to_talk(server.address, framing_name, tls=ssl is not None)), err=True)
-    exposed = [str(address) for address in server.addresses if not is_local(address)]
-    if exposed and not (ssl and ssl.verify_mode):
-        lacking = "no password and no client certificate" if ssl else "no TLS and no password"
-        logger.warning("%s can be reached from the network, and there is %s", ", ".join(exposed), lacking)
+    in_foreground(run, address, ssl, port_file, admin, talk if hints else None)
 
 
 def how_to_talk(address: evloop.Address, framing_name: str, *, tls: bool = False) -> list[str]:

@@ -44,6 +44,7 @@ def test_version_is_the_packages(capfd):
         ["serve"],
         ["serve", "echo"],
         ["serve", "upper"],
+        ["serve", "chat"],
         ["connect"],
         ["bench", "peers"],
         ["bench", "compare"],
