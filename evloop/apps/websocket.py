@@ -83,12 +83,8 @@ class WebSocket(Protocol):
     def __init__(self, reactor: Reactor, subprotocols: Sequence[str], max_message: int) -> None:
         self.reactor = reactor
         self.subprotocol = subprotocols[0]
-        self._parser = ServerProtocol(
-            subprotocols=[Subprotocol(name) for name in subprotocols],
-            select_subprotocol=_select,
-            max_size=max_message,
-            logger=logger,
-        )
+        names = [Subprotocol(name) for name in subprotocols]
+        self._parser = _Parser(subprotocols=names, max_size=max_message, logger=logger)
         self._rest = b""  # what was read, of which is parsed
         self._at = 0  # so many bytes
         self._events: deque[Any] = deque()  # what was parsed and not delivered
@@ -109,20 +105,24 @@ class WebSocket(Protocol):
         parser.receive_data(request.head)
         events = parser.events_received()
         if not events:  # its parser is stricter than ours: transfer codings, a body
-            conn.send(b"".join(parser.data_to_send()) or _NOT_A_HANDSHAKE)
-            conn.close()
-            return False
+            return self._refuse(b"".join(parser.data_to_send()) or _NOT_A_HANDSHAKE)
         handshake = events[0]
         assert isinstance(handshake, Handshake)
         response = parser.accept(handshake)
         _tidy(response.headers)
         parser.send_response(response)
-        conn.send(b"".join(parser.data_to_send()))
+        answer = b"".join(parser.data_to_send())
         if parser.state is not State.OPEN:
-            conn.close()
-            return False
+            return self._refuse(answer)
+        conn.send(answer)
         self.subprotocol = parser.subprotocol or self.subprotocol
         return True
+
+    def _refuse(self, answer: bytes) -> bool:
+        self.conn.send(answer)
+        self.conn.close()
+        self._parser.let_go()
+        return False
 
     # --- input ---------------------------------------------------------------------------------------------------
 
@@ -145,6 +145,10 @@ class WebSocket(Protocol):
         if self._paused:
             self._paused = False
             self._go_on_soon()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of everything; a subclass calls this."""
+        self._parser.let_go()
 
     def pause_writing(self) -> None:
         """Parse nothing more: a client that does not take its answers gets no more questions answered."""
@@ -266,19 +270,25 @@ class WebSocket(Protocol):
 _NOT_A_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-def _select(parser: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Return the first of ours that was *offered*; None to a client that offers nothing: one typed by hand does not.
+class _Parser(ServerProtocol):
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        """Return the first of ours that was offered; None to a client that offers nothing: one typed by hand does not.
 
-    Raises:
-        NegotiationError: others were offered, and a client that speaks version 2 is not to be answered in version 1.
-    """
-    ours = parser.available_subprotocols or ()
-    for name in ours:
-        if name in offered:
-            return name
-    if offered:
-        raise NegotiationError(f"no subprotocol in common; spoken here: {', '.join(ours)}")
-    return None
+        Raises:
+            NegotiationError: others were offered; a client that speaks version 2 is not to be answered in version 1.
+        """
+        ours = self.available_subprotocols or ()
+        for name in ours:
+            if name in subprotocols:
+                return name
+        if subprotocols:
+            raise NegotiationError(f"no subprotocol in common; spoken here: {', '.join(ours)}")
+        return None
+
+    def let_go(self) -> None:
+        """Break the circles in here, a generator and its own object: else each connection is the collector's."""
+        self.parser.close()
+        self.parser_exc = self.handshake_exc = None
 
 
 def _tidy(headers: Headers) -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import socket
 import subprocess
 import threading
 import urllib.request
+import weakref
 
 import pytest
 from peers import PATIENCE, World, connection_class, narrow_pair, world
@@ -265,6 +267,29 @@ def test_http_connection_that_was_answered_is_closed_without_a_word(world):
     world.until(lambda: peer.ended)
     assert peer.eof
     assert peer.received.endswith(b"\r\n\r\nhello\n")
+
+
+def test_http_connection_that_has_ended_is_freed_without_the_collector(world):
+    """A storm of connects would else hold ten times what is connected."""
+
+    class Watched(HttpProtocol):
+        __slots__ = ("__weakref__",)
+
+    gc.collect()
+    gc.disable()
+    try:
+        protocol = Watched(world.reactor, Site())
+        gone = weakref.ref(protocol)
+        _, peer = world.connect(protocol, framing=None, reading=True, linger=0)
+        del protocol
+        peer.write(request())
+        world.until(lambda: peer.ended)
+        peer.close()
+        world.connections.clear()
+        world.settle()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_http_upgrade_gets_the_connection_and_what_follows_the_head(world):

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import ssl
 import threading
+import weakref
 
 import pytest
 from peers import PATIENCE, World, connection_class, narrow_pair, tcp_pair, world
@@ -58,6 +60,7 @@ class Echo(WebSocket):
         return self.send(payload)
 
     def connection_lost(self, exc):
+        super().connection_lost(exc)
         self.lost += 1
 
 
@@ -360,6 +363,27 @@ def test_websocket_peer_that_reads_nothing_is_not_read(world):
     assert len(messages_of(peer.received)) == 4000
 
 
+@pytest.mark.parametrize("data", [b"", text("a"), text(b"\xff"), client_frame(3), close_frame(1000)])
+def test_websocket_that_has_ended_is_freed_without_the_collector(world, data):
+    """A storm of reconnects would else hold ten times what is connected."""
+    gc.collect()
+    gc.disable()
+    try:
+        sockets = []
+        _, peer = world.connect(http_protocol(world.reactor, sockets), framing=None, reading=True, linger=0)
+        peer.write(handshake() + data)
+        world.settle()
+        peer.close()
+        world.until(lambda: sockets[0].lost)
+        gone = [weakref.ref(sockets[0]), weakref.ref(sockets[0]._parser)]
+        sockets.clear()
+        world.connections.clear()
+        world.settle()
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
 # --- clients that are not ours -----------------------------------------------------------------------------------
 
 
@@ -384,7 +408,7 @@ def calling(url, **options):
     """Return a connection of the websockets package's blocking client."""
     if url.startswith("wss"):
         options["ssl"] = ssl.create_default_context(cafile=CERTIFICATES / "ca.pem")
-    return connect(url, open_timeout=PATIENCE, close_timeout=PATIENCE, proxy=None, **options)
+    return connect(url, open_timeout=PATIENCE, close_timeout=PATIENCE, **options)
 
 
 def test_websocket_client_of_the_package_is_served(url):
