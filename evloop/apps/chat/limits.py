@@ -39,7 +39,7 @@ class ChatLimits:
         repeats: sends of each user, by cid, that are remembered at least (int >= 1), and for at least repeat_seconds
             seconds after the user has left (float >= 0), of the last departed_users users (int >= 0).
         pending: sends that may wait for the database (int >= 1); above it they are refused, for a while.
-        hello_timeout: seconds (float > 0) from the connection in which `hello` has to come and be answered.
+        hello_timeout: seconds (float > 0) from the first byte in which `hello` has to come and be answered.
         ping_after: seconds (float > 0) without a message after which a client is asked whether it is there.
         dead_after: seconds (float > ping_after) without one after which its connection is given up.
         grace: seconds (float >= 0) for which the session of a lost connection is held.
@@ -152,7 +152,7 @@ CONNECTION_LIMITS = evloop.Limits(
     max_output=1024 * 1024,
     max_buffered=256 * 1024 * 1024,
     write_timeout=15.0,  # who has more than high_water untaken for 10 s is told, by the chat; this is for the others
-    first_frame_timeout=15.0,  # who says hello too late is told so, after hello_timeout; this is for who says nothing
+    first_frame_timeout=15.0,  # for who says nothing; who says hello too late is told so, after hello_timeout
     frame_timeout=30.0,
     notsent_lowat=128 * 1024,
     keepalive=60,

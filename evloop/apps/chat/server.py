@@ -23,8 +23,9 @@ from evloop.apps.chat.hub import Authenticate, AuthFailed, Hub
 from evloop.apps.chat.limits import CONNECTION_LIMITS, ChatLimits
 from evloop.apps.chat.sessions import Session
 from evloop.apps.chat.store import MemoryStore, Store
+from evloop.apps.chat.web import FirstByte, Web
 from evloop.apps.chat.wire import Codec
-from evloop.sockets import raise_fd_limit
+from evloop.sockets import local_address, raise_fd_limit
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -102,6 +103,7 @@ class ChatServer:
         motd: the greeting in `welcome`.
         lang: the language of texts (``"en"``, ``"zh"``) until `hello` has said another.
         node: the name of this server, which session ids begin with.
+        origins: pages that may connect beside those of the same host; see :class:`evloop.apps.chat.web.Web`.
         ssl, sockets, reuse_port, unix_mode: as for :class:`evloop.Server`.
 
     Attributes:
@@ -127,6 +129,7 @@ class ChatServer:
         motd: str = texts.READY,
         lang: str = "en",
         node: str = "n1",
+        origins: Iterable[str] = (),
         ssl: SSLContext | None = None,
         sockets: Iterable[socket.socket] | None = None,
         reuse_port: bool = False,
@@ -143,11 +146,15 @@ class ChatServer:
             lang=lang,
             node=node,
         )
+        self._web = Web(self.hub, origins)
+        sockets = None if sockets is None else list(sockets)
+        # Packets stay with the framing that they began with, and no browser comes that way.
+        self._frames_only = _has_packets(address, sockets)
         self.server = evloop.Server(
             reactor,
             address=address,
             protocol_factory=self.new_protocol,
-            framing=FRAMING,
+            framing=FRAMING if self._frames_only else None,
             limits=connections,
             ssl=ssl,
             sockets=sockets,
@@ -157,7 +164,10 @@ class ChatServer:
         self._stopping: list[tuple[float, Callable[[], object] | None]] = []
 
     def new_protocol(self) -> evloop.Protocol:
-        """Return the protocol of a new connection."""
+        """Return the protocol of a new connection: what it speaks is known with its first byte."""
+        return self._new_framed() if self._frames_only else FirstByte(self._web, FRAMING, self._new_framed)
+
+    def _new_framed(self) -> FramedMember:
         return FramedMember(self.hub)
 
     def start(self) -> None:
@@ -216,6 +226,12 @@ class ChatServer:
         calls, self._stopping = self._stopping, []
         for seconds, done in calls:
             self.server.shutdown(seconds, done)
+
+
+def _has_packets(address: AddressLike, sockets: list[socket.socket] | None) -> bool:
+    """Return whether one of the addresses is of SOCK_SEQPACKET."""
+    addresses = map(local_address, sockets) if sockets else [evloop.parse_address(address)]
+    return any(address.kind == "seqpacket" for address in addresses)
 
 
 def serve(
