@@ -31,6 +31,10 @@ MAX_HEAD = 16 * 1024
 # Seconds in which the head has to be whole.  A second is long for 2 KiB; ten let a phone lose its first packets twice.
 HEAD_TIMEOUT = 10.0
 
+# Seconds for which a connection that was answered may be silent.  A page's files are asked for within a second or so;
+# held for longer, six connections of each browser would count for all who share its address (max_per_address).
+KEEP_TIMEOUT = 2.0
+
 # The first bytes of a request are its method, and methods are in capitals (RFC 9110, 9.1); read as the start of a
 # 32-bit length they announce a gigabyte or more.
 FIRST_BYTES = frozenset(range(ord("A"), ord("Z") + 1))
@@ -113,10 +117,10 @@ class HttpProtocol(Protocol):
         hint: how the operator adds one; the end of that answer.
 
     HEAD_TIMEOUT seconds after its start, or the last answer, a connection without a whole request gets a 408; one that
-    has been answered and says nothing is closed.  Reactor thread only.
+    has been answered and then says nothing for KEEP_TIMEOUT seconds is closed.  Reactor thread only.
     """
 
-    __slots__ = ("reactor", "answer", "upgrade", "hosts", "hint", "conn", "_head", "_deadline", "_answered")
+    __slots__ = ("reactor", "answer", "upgrade", "hosts", "hint", "conn", "_head", "_deadline")
 
     def __init__(
         self,
@@ -133,7 +137,6 @@ class HttpProtocol(Protocol):
         self.hosts = hosts
         self.hint = hint
         self._head = bytearray()
-        self._answered = False
 
     def connection_made(self, conn: Connection) -> None:
         """Keep *conn*, and the time."""
@@ -184,24 +187,27 @@ class HttpProtocol(Protocol):
 
     def _respond(self, request: Request | None, response: Response, rest: bytes = b"") -> None:
         conn, last = self.conn, request is None or request.is_last
-        if request is not None:
+        if request is not None and logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s %s %s %d", conn.peer, request.method, request.path, response.status)
         with_body = request is None or request.method != "HEAD"
         conn.send(encode_response(response, with_body=with_body, last=last))
         if last:
             return conn.close()
-        self._answered = True
-        self._deadline = self.reactor.call_later(HEAD_TIMEOUT, self._too_slow)
+        self._deadline = self.reactor.call_later(KEEP_TIMEOUT, self._idle)
         if rest:
             # Read again in a later turn, and not before the peer has taken its answers: a few bytes ask for many.
             conn.set_framing(None, rest)
         return None
 
+    def _idle(self) -> None:
+        if self._head:  # the next request has begun
+            self._deadline = self.reactor.call_later(HEAD_TIMEOUT - KEEP_TIMEOUT, self._too_slow)
+        else:
+            self.conn.close()
+
     def _too_slow(self) -> None:
-        if self._answered and not self._head:
-            return self.conn.close()
         text = f"no whole request came in {HEAD_TIMEOUT:g} s (HEAD_TIMEOUT)"
-        return self._respond(None, refusal(408, text))
+        self._respond(None, refusal(408, text))
 
 
 def parse_request(head: bytes) -> Request:

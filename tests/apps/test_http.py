@@ -263,10 +263,28 @@ def test_http_connection_that_was_answered_is_closed_without_a_word(world):
     _, peer = world.connect(HttpProtocol(world.reactor, Site()), framing=None, reading=True)
     peer.write(request(last=False))
     world.settle()
-    world.advance(http.HEAD_TIMEOUT)
+    world.advance(http.KEEP_TIMEOUT - 0.1)
+    assert not peer.ended
+    world.advance(0.1)
     world.until(lambda: peer.ended)
     assert peer.eof
     assert peer.received.endswith(b"\r\n\r\nhello\n")
+
+
+def test_http_second_request_has_as_long_as_the_first(world):
+    """Half of it is no silence."""
+    _, peer = world.connect(HttpProtocol(world.reactor, Site()), framing=None, reading=True)
+    peer.write(request(last=False))
+    world.settle()
+    world.advance(http.KEEP_TIMEOUT - 0.1)
+    peer.write(b"GET")
+    world.settle()
+    world.advance(0.1)
+    world.advance(http.HEAD_TIMEOUT - http.KEEP_TIMEOUT - 0.1)
+    assert not peer.ended
+    world.advance(0.1)
+    world.until(lambda: peer.ended)
+    assert b"HTTP/1.1 408 Request Timeout" in peer.received
 
 
 def test_http_connection_that_has_ended_is_freed_without_the_collector(world):
