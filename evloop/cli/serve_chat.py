@@ -39,7 +39,7 @@ _MAX_PASSWORD = 1024
 
 
 def _chat_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``rate``, ``burst``, ``grace``, ``password_file``, ``motd`` and ``lang``."""
+    """Give a command ``rate``, ``burst``, ``grace``, ``password_file``, ``origin``, ``motd`` and ``lang``."""
     options = (
         _option("--rate", type=click.FloatRange(min=0), default=10.0, metavar="N",
                 help="Messages a second that a client may send; one that sends more is read more slowly. 0: all."),
@@ -49,6 +49,9 @@ def _chat_options(function: Callable[..., Any]) -> Callable[..., Any]:
         _option("--password-file", metavar="FILE", envvar="EVLOOP_CHAT_PASSWORD_FILE", show_envvar=True,
                 show_default=False,
                 help="Let only those in who know the password in FILE (its first line); or $EVLOOP_CHAT_PASSWORD."),
+        _option("--origin", multiple=True, metavar="ORIGIN", show_default=False,
+                help="Let pages of https://HOST connect, too, beside those of this server; null: files; *: any. "
+                "May be repeated."),
         _option("--motd", metavar="TEXT", default="服务端已就绪", help="The greeting."),
         _option("--lang", type=click.Choice(["en", "zh"]), default="en",
                 help="Language of texts to clients that have not said theirs."),
@@ -75,6 +78,7 @@ def _option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callab
         "evloop serve chat                         # 127.0.0.1:9000",
         "evloop serve chat :9000 --password-file secret.txt --tls-cert server.pem",
         "evloop serve chat unix:/tmp/chat.sock --rate 0    # no bound on the rate, for programs",
+        "evloop serve chat --origin https://chat.example   # behind a proxy that ends TLS",
     ),
 )
 @click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
@@ -93,6 +97,7 @@ def chat(
     burst: int,
     grace: float,
     password_file: str | None,
+    origin: tuple[str, ...],
     motd: str,
     lang: str,
     port_file: str,
@@ -105,23 +110,33 @@ def chat(
     """Serve until SIGTERM or Ctrl-C."""
     try:
         from evloop.apps.chat import ChatLimits, ChatServer, serve
+        from evloop.apps.chat.status import admin_options
     except ModuleNotFoundError as exc:
-        if exc.name != "msgspec":
+        if exc.name not in ("msgspec", "websockets"):
             raise
-        raise exits.Failure("evloop serve chat needs msgspec; pip install 'evloop[apps]'", exits.USAGE) from None
+        raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
 
     if address.kind == "seqpacket":
         text = f"{address} keeps packets, and the chat needs a stream: use unix: or TCP"
         raise click.UsageError(text, click.get_current_context())
     ssl = server_context(tls_cert, tls_key, tls_ca)
     password = _password(password_file)
+    origins = _origins(origin)
     connections = limits_of(limits)
     bounds = ChatLimits(rate=rate, burst=burst, grace=grace)
     log_as_asked(settings)
 
     def run(**options: Any) -> None:
         serve(
-            address, limits=bounds, connections=connections, password=password, motd=motd, lang=lang, ssl=ssl, **options
+            address,
+            limits=bounds,
+            connections=connections,
+            password=password,
+            origins=origins,
+            motd=motd,
+            lang=lang,
+            ssl=ssl,
+            **options,
         )
 
     def talk(server: ChatServer) -> list[str]:
@@ -135,13 +150,23 @@ def chat(
         AdminPort(admin),
         talk if settings.verbosity >= 0 else None,
         password=bool(password),
-        inside=lambda server: (server.server, {}),
+        inside=lambda server: (server.server, admin_options(server.hub)),
     )
 
 
 for _param in chat.params:
     if _param.name in DEFAULTS:
         _param.default = DEFAULTS[_param.name]
+
+
+def _origins(values: tuple[str, ...]) -> list[str]:
+    """Return the origins of --origin, or click.UsageError."""
+    from evloop.apps.chat.web import parse_origin
+
+    try:
+        return [parse_origin(value) for value in values]
+    except ValueError as exc:
+        raise click.UsageError(f"--origin: {exc}", click.get_current_context()) from None
 
 
 def _password(path: str | None) -> str:
@@ -168,10 +193,13 @@ def _password(path: str | None) -> str:
 
 def how_to_chat(address: evloop.Address, *, tls: bool = False) -> list[str]:
     """Return the lines that tell a person how to reach the server at *address*, to be copied into a shell."""
-    target = shlex.quote(str(address.for_client())) + (" --tls" if tls else "")
+    there = address.for_client()
+    target = shlex.quote(str(there)) + (" --tls" if tls else "")
+    page = [] if there.is_unix else [f"  open it:        http{'s' if tls else ''}://{there}/"]
     # The messages as they are: JSON in frames.
     hello = '{"t":"hello","v":1,"client":"me"}'
     return [
+        *page,
         f"  look at it:     evloop connect {target} --send {shlex.quote(hello)}",
         f"  stop it:        Ctrl-C, or kill {os.getpid()}",
     ]

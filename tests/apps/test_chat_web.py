@@ -7,12 +7,14 @@ import json
 import socket
 import ssl
 import threading
+from http.client import HTTPConnection
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 from chatpeers import QUICK, Chat, Client, chat, chats
 from peers import PATIENCE
+from programs import serving
 from serving import call
 from tlspeers import CERTIFICATES
 from websocketpeers import BINARY, CLOSE, TEXT, client_frame, close_frame, frames_of, handshake, response_of, text
@@ -24,6 +26,7 @@ from evloop.apps.admin import Admin
 from evloop.apps.chat import ChatServer
 from evloop.apps.chat.status import admin_options
 from evloop.apps.chat.web import content_security_policy, parse_origin
+from evloop.cli.program import run
 from evloop.tls import server_context
 
 JSON, MSGPACK = "evloop-chat.v1.json", "evloop-chat.v1.msgpack"
@@ -474,3 +477,36 @@ def test_chat_admin_port_shows_sessions_messages_rooms_and_codes(chat):
         chat.hub.degraded = True
         assert ask(chat, admin, "/readyz") == (503, "the store is degraded\n")
         chat.hub.degraded = False
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_serve_chat_prints_where_the_page_is_and_serves_it():
+    """What a person clicks on; the admin port knows of the rooms."""
+    with serving("chat", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--origin", "https://chat.example") as server:
+        shown = server.wait_for("err", b"stop it")
+        assert f"open it:        http://{server.address}/\n".encode() in shown
+        client = HTTPConnection(server.address, timeout=PATIENCE)
+        for path, kind in (("/", "text/html"), ("/style.css", "text/css"), ("/app.js", "text/javascript")):
+            client.request("GET", path)  # on one connection
+            answer = client.getresponse()
+            assert (answer.status, answer.headers.get_content_type()) == (200, kind)
+            assert len(answer.read()) > 1000
+        client.close()
+        options = {"open_timeout": PATIENCE, "origin": "https://chat.example", "subprotocols": [JSON]}
+        with connect(f"ws://{server.address}/ws", **options) as tab:
+            tab.send('{"t":"hello","v":1,"client":"x"}')
+            assert json.loads(tab.recv(PATIENCE))["motd"] == "\u670d\u52a1\u7aef\u5df2\u5c31\u7eea"
+            tab.send('{"t":"join","room":"r"}')
+            assert json.loads(tab.recv(PATIENCE))["t"] == "joined"
+            admin = HTTPConnection(server.wait_for("out", b"ADMIN tcp ").split()[-1].decode(), timeout=PATIENCE)
+            admin.request("GET", "/statusz")
+            assert json.loads(admin.getresponse().read())["rooms"] == [{"room": "r", "users": 1}]
+            admin.close()
+
+
+def test_serve_chat_refuses_an_origin_that_is_none(capfd):
+    """Before anything listens, with what it should look like."""
+    assert run(["serve", "chat", "--origin", "chat.example"]) == 2
+    assert "write https://host or http://host:port, null, or *" in capfd.readouterr().err
