@@ -39,6 +39,11 @@ test-all:             ## run tests and conformance on each of Python 3.10 to 3.1
 conformance: build    ## run CPython's own asyncio tests on our event loop (ARGS="--pure test_events")
 	@$(BIN)/python tests/conformance/cpython.py $(ARGS)
 
+.PHONY: screenshots
+screenshots: build $(VENV)/.test  ## make the README's pictures of the chat, docs/images, by the tests
+	@mkdir -p docs/images
+	EVLOOP_PICTURES=docs/images $(BIN)/python -m pytest -q -k picture tests/apps
+
 lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ const DEFAULT_ROOM = "大厅"; // where one comes in, unless the address names a
 const KEPT = "evloop-chat"; // of sessionStorage: this tab's session, while the page is away
 const byId = (id) => document.getElementById(id);
 
-// --- what the browser remembers --------------------------------------------------------------------------------------
+// --- what the browser remembers ----------------------------------------------------------------------------------
 
 /** Storage may be forbidden or full; the chat works without. */
 function remember(key, value) {
@@ -56,7 +56,7 @@ function takeBack() {
   }
 }
 
-// --- the parts ---------------------------------------------------------------------------------------------------------
+// --- the parts ---------------------------------------------------------------------------------------------------
 
 setLanguage(remembered("language") ?? navigator.language);
 
@@ -110,7 +110,7 @@ function drawAll() {
   drawState(chat);
 }
 
-// --- coming in ---------------------------------------------------------------------------------------------------------
+// --- coming in ---------------------------------------------------------------------------------------------------
 
 /** Ask for a name; *error* is why the last one would not do. */
 function openGate(error = null) {
@@ -166,7 +166,7 @@ byId("pill").addEventListener("click", () => {
   else openGate();
 });
 
-// --- rooms -------------------------------------------------------------------------------------------------------------
+// --- rooms -------------------------------------------------------------------------------------------------------
 
 function rememberDraft() {
   if (log.room) log.room.draft = composer.value;
@@ -224,7 +224,7 @@ byId("finder-form").addEventListener("submit", (event) => {
 });
 byId("finder-cancel").addEventListener("click", () => found(""));
 
-// --- the drawers of a narrow window --------------------------------------------------------------------------------------
+// --- the drawers of a narrow window ------------------------------------------------------------------------------
 
 const DRAWERS = { rooms: byId("open-rooms"), members: byId("open-members") };
 
@@ -260,7 +260,7 @@ addEventListener("keydown", (event) => {
   else log.toEnd();
 });
 
-// --- what is written -----------------------------------------------------------------------------------------------------
+// --- what is written ---------------------------------------------------------------------------------------------
 
 function written(body) {
   const command = /^\/(\w+)(?:\s+([\s\S]*))?$/.exec(body);
@@ -327,7 +327,7 @@ byId("me").addEventListener("click", () => {
   composer.focus();
 });
 
-// --- notifications: asked for by a press alone ------------------------------------------------------------------------------
+// --- notifications: asked for by a press alone -------------------------------------------------------------------
 
 const canNotify = "Notification" in window;
 let notifying = canNotify && Notification.permission === "granted" && remembered("notify") === "on";
@@ -363,7 +363,7 @@ function notify(room, item) {
   }
 }
 
-// --- the window --------------------------------------------------------------------------------------------------------------
+// --- the window --------------------------------------------------------------------------------------------------
 
 function switchLanguage() {
   setLanguage(currentLanguage() === "zh" ? "en" : "zh");

@@ -272,7 +272,8 @@ export class Chat {
     room.unread = room.called = 0;
     room.line = null;
     // What a reloaded tab had not seen yet is new; so is what made us open a conversation.
-    room.last = room.read = Math.min(from - 1, kept?.epoch === epoch ? Math.max(kept.seq, (history[0]?.seq ?? 1) - 1) : top);
+    const seen = kept?.epoch === epoch ? Math.max(kept.seq, (history[0]?.seq ?? 1) - 1) : top;
+    room.last = room.read = Math.min(from - 1, seen);
     room.items = gap ? [{ type: "note", kind: "gap", key: "gap" }] : [];
     if (gap) room.more = false;
     const old = history.filter((msg) => msg.seq <= room.last);
@@ -284,7 +285,7 @@ export class Chat {
     this.#flush(room);
   }
 
-  // --- messages, in order ------------------------------------------------------------------------------------------
+  // --- messages, in order ----------------------------------------------------------------------------------------
 
   #item(msg) {
     const mine = msg.mine ?? (msg.user ? msg.user === this.user : sameNick(msg.from, this.nick));
@@ -292,7 +293,7 @@ export class Chat {
     return { ...msg, type: "msg", kind: msg.kind ?? "text", body: msg.body ?? "", mine, called };
   }
 
-  /** The whole algorithm: the next one is shown, an old one is dropped, one behind a gap is held until that is filled. */
+  /** The whole algorithm: the next one is shown, an old one dropped, one behind a gap held until that is filled. */
   #accept(room, msg) {
     if (msg.seq <= room.last) {
       this.#settled(room, msg.cid);
@@ -387,9 +388,9 @@ export class Chat {
     }
   }
 
-  // --- the outbox --------------------------------------------------------------------------------------------------
+  // --- the outbox ------------------------------------------------------------------------------------------------
 
-  /** Say *body* in *room*: shown at once, sent when there is a connection, and known by its cid until it has a place. */
+  /** Say *body* in *room*: shown at once, sent once there is a connection, known by its cid until it has a place. */
   say(room, body, kind = "text") {
     const item = this.#queue(room, { cid: freshId(), body, kind, ts: Date.now() });
     room.line = room.unread ? room.line : null;
@@ -414,7 +415,8 @@ export class Chat {
   }
 
   #queue(room, { cid, body, kind, ts }) {
-    const item = { type: "msg", from: this.nick, body, kind, cid, ts, mine: true, pending: true, sent: false, error: null };
+    const own = { type: "msg", from: this.nick, mine: true, pending: true, sent: false, error: null };
+    const item = { ...own, body, kind, cid, ts };
     room.pending.push(item);
     return item;
   }
@@ -468,7 +470,7 @@ export class Chat {
     this.#view.state();
   }
 
-  // --- what the server pushes ----------------------------------------------------------------------------------------
+  // --- what the server pushes ------------------------------------------------------------------------------------
 
   #received(message) {
     if (message.t === "msg") this.#message(message);
@@ -555,7 +557,7 @@ export class Chat {
     this.#view.members(room);
   }
 
-  // --- what is not kept ------------------------------------------------------------------------------------------------
+  // --- what is not kept ------------------------------------------------------------------------------------------
 
   /** Add a line of our own to *room*; *kind*: "info", "bad" or "gap"; *what*: an error, or {text}. */
   note(room, kind, what) {

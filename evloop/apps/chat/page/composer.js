@@ -187,7 +187,6 @@ export class Composer {
     });
     this.#list.replaceChildren(...rows);
     this.#list.hidden = rows.length === 0;
-    this.#input.setAttribute("aria-expanded", String(rows.length > 0));
     if (rows.length) this.#input.setAttribute("aria-activedescendant", `hint-${this.#chosen}`);
     else this.#input.removeAttribute("aria-activedescendant");
     rows[this.#chosen]?.scrollIntoView({ block: "nearest" });

@@ -74,7 +74,7 @@ export class Link {
     if (this.state === "waiting" || this.state === "offline") this.open();
   }
 
-  /** Send *message*; return a promise of its answer.  It is rejected with {code, text, temp, retry_ms}, or {code: LOST}. */
+  /** Send *message*; return a promise of its answer, rejected with {code, text, temp, retry_ms}, or {code: LOST}. */
   request(message) {
     return new Promise((resolve, reject) => {
       if (this.#socket?.readyState !== WebSocket.OPEN) {

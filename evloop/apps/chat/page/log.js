@@ -163,7 +163,7 @@ export class Log {
     this.#drawLine();
   }
 
-  // --- where the view stands ---------------------------------------------------------------------------------------
+  // --- where the view stands -------------------------------------------------------------------------------------
 
   #toEnd() {
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
@@ -196,7 +196,7 @@ export class Log {
     this.#jump.textContent = n ? text("jumpNew", { n }) : text("jump");
   }
 
-  // --- how a message is drawn ----------------------------------------------------------------------------------------
+  // --- how a message is drawn ------------------------------------------------------------------------------------
 
   /** Change the list without a screen reader reading it out: only what is said now is news. */
   #silently(change) {
