@@ -195,7 +195,7 @@ function leave(room) {
   chat.leave(room);
 }
 
-byId("add-room").addEventListener("click", async () => {
+async function findRoom() {
   byId("finder-name").value = "";
   byId("finder-list").replaceChildren();
   byId("finder").showModal();
@@ -211,7 +211,9 @@ byId("add-room").addEventListener("click", async () => {
   } catch {
     // a name can still be written
   }
-});
+}
+
+byId("add-room").addEventListener("click", findRoom);
 
 function found(name) {
   byId("finder").close();
@@ -228,16 +230,21 @@ byId("finder-cancel").addEventListener("click", () => found(""));
 
 const DRAWERS = { rooms: byId("open-rooms"), members: byId("open-members") };
 
-function openDrawer(name) {
-  const wasOpen = byId(name).classList.contains("open");
+/** Whether the window is wide enough for *name* to be a column; the button hides that then. */
+const isColumn = (name) => getComputedStyle(byId(name)).position !== "fixed";
+
+function toggle(name) {
+  const opens = !byId(name).classList.contains("open");
   closeDrawers();
-  if (wasOpen) return;
-  byId(name).classList.add("open");
-  DRAWERS[name].setAttribute("aria-expanded", "true");
-  if (getComputedStyle(byId(name)).position !== "fixed") return; // a column: it is always there
-  byId("scrim").hidden = false;
-  byId("main").inert = true;
-  byId(name).querySelector("button")?.focus();
+  if (isColumn(name)) {
+    byId("app").classList.toggle(`no-${name}`);
+  } else if (opens) {
+    byId(name).classList.add("open");
+    byId("scrim").hidden = false;
+    byId("main").inert = true;
+    byId(name).querySelector("button")?.focus();
+  }
+  drawDrawers();
 }
 
 function closeDrawers() {
@@ -246,13 +253,22 @@ function closeDrawers() {
   for (const [name, button] of Object.entries(DRAWERS)) {
     if (byId(name).classList.contains("open")) button.focus();
     byId(name).classList.remove("open");
-    button.setAttribute("aria-expanded", "false");
+  }
+  drawDrawers();
+}
+
+function drawDrawers() {
+  for (const [name, button] of Object.entries(DRAWERS)) {
+    const hidden = byId("app").classList.contains(`no-${name}`);
+    const shown = isColumn(name) ? !hidden : byId(name).classList.contains("open");
+    button.setAttribute("aria-expanded", String(shown));
   }
 }
 
-for (const [name, button] of Object.entries(DRAWERS)) button.addEventListener("click", () => openDrawer(name));
+for (const [name, button] of Object.entries(DRAWERS)) button.addEventListener("click", () => toggle(name));
 byId("scrim").addEventListener("click", closeDrawers);
 byId("close-members").addEventListener("click", closeDrawers);
+addEventListener("resize", drawDrawers);
 
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing) return;
@@ -264,14 +280,9 @@ addEventListener("keydown", (event) => {
 
 function written(body) {
   const command = /^\/(\w+)(?:\s+([\s\S]*))?$/.exec(body);
-  if (command) return run(command[1].toLowerCase(), (command[2] ?? "").trim());
-  if (!chat.active) return openFinder();
-  chat.say(chat.active, body.replace(/^\/\//, "/"));
-  return log.passed();
-}
-
-function openFinder() {
-  byId("add-room").click();
+  if (command) run(command[1].toLowerCase(), (command[2] ?? "").trim());
+  else if (chat.active) chat.say(chat.active, body.replace(/^\/\//, "/"));
+  else findRoom();
 }
 
 const RUN = {

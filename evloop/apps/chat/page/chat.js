@@ -33,7 +33,8 @@ export class Chat {
   #password = null;
   #resume = null;
   #language;
-  #typed = null; // when we last said that we type; null: others take us for not typing
+  #typing = false; // what the others were told last
+  #typed = -Infinity; // when we last told them that we type
   #read = new Map(); // name -> {epoch, seq} of a tab that was reloaded
 
   constructor(view, url, language) {
@@ -395,7 +396,7 @@ export class Chat {
     const item = this.#queue(room, { cid: freshId(), body, kind, ts: Date.now() });
     room.line = room.unread ? room.line : null;
     this.#view.added(room, item);
-    this.#typed = null;
+    this.#typing = false;
     this.#flush(room);
     this.#view.state();
   }
@@ -566,11 +567,12 @@ export class Chat {
     this.#view.added(room, item);
   }
 
-  /** We type in *room*, or no longer; said at most every 3 s. */
+  /** We type in *room*, or no longer; told at most every 3 s, or the server would not pass it on. */
   typing(room, on) {
     const now = performance.now();
-    if (!this.link.connected || (on ? now - (this.#typed ?? -Infinity) < TYPING_EVERY : this.#typed === null)) return;
-    this.#typed = on ? now : null;
+    if (!this.link.connected || (on ? now - this.#typed < TYPING_EVERY : !this.#typing)) return;
+    this.#typing = on;
+    if (on) this.#typed = now;
     this.link.send({ t: "typing", ...room.target, on });
   }
 

@@ -6,7 +6,7 @@ const FIRST_DELAY = 250; // ms; the n-th attempt waits up to this times 2^n
 const LONGEST_DELAY = 30_000; // ms
 const STEADY = 60_000; // ms; a connection that lasted this long was a good one: the next delay starts anew
 const PATIENCE = 10_000; // ms from opening to the welcome: the server's own deadline for a hello
-const PROBE = 4_000; // ms that a silent server has for a sign of life
+const PROBE = 3_000; // ms that a silent server has for a sign of life
 const LATE = 10_000; // ms past the server's own ping until we ask whether it is there
 
 /** What a request fails with when its connection goes before the answer: nobody knows whether it was done. */

@@ -158,11 +158,6 @@ export class Log {
     if (this.room?.more && this.#scroll.scrollTop < NEAR_TOP) this.#hooks.older(this.room);
   }
 
-  /** The unread line goes once what is behind it was seen and answered. */
-  passed() {
-    this.#drawLine();
-  }
-
   // --- where the view stands -------------------------------------------------------------------------------------
 
   #toEnd() {

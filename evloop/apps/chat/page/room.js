@@ -12,7 +12,7 @@ export const sameNick = (a, b) => a != null && b != null && folded(a) === folded
 /** Whether *body* speaks to *nick*: as a word of its own, or anywhere if the script has no spaces. */
 export function mentions(body, nick) {
   const name = folded(nick).replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const word = /^[\x20-\x7e]*$/.test(nick) ? `(?<![\\p{L}\\p{N}_])${name}(?![\\p{L}\\p{N}_])` : name;
+  const word = /^[\x20-\x7e]*$/.test(nick) ? `(?:^|[^\\p{L}\\p{N}_])${name}(?![\\p{L}\\p{N}_])` : name;
   return new RegExp(word, "u").test(folded(body));
 }
 

@@ -23,7 +23,6 @@ const EN = {
   leave: "Leave {room}",
   send: "Send",
   write: "Message {room}",
-  writeShort: "Message",
   comma: ", ",
   away: "away",
   you: "you",
@@ -66,7 +65,6 @@ const EN = {
   typing2: "{a} and {b} are typing…",
   typingMany: "Several people are typing…",
   mentionTitle: "{who} in {room}",
-  youAre: "You are now {who}",
   whoList: "{n} in {room}: {list}",
   isAway: "You are away: {text}",
   isBack: "You are back",
@@ -149,7 +147,6 @@ const ZH = {
   leave: "离开 {room}",
   send: "发送",
   write: "在 {room} 说点什么",
-  writeShort: "说点什么",
   comma: "、",
   away: "离开",
   you: "你",
@@ -192,7 +189,6 @@ const ZH = {
   typing2: "{a} 和 {b} 正在输入…",
   typingMany: "几个人正在输入…",
   mentionTitle: "{who} 在 {room}",
-  youAre: "你现在叫 {who}",
   whoList: "{room} 有 {n} 人：{list}",
   isAway: "你已离开：{text}",
   isBack: "你回来了",
@@ -281,7 +277,7 @@ export function byeText(bye) {
 
 /** Return the hour and minute of *ts*, milliseconds since 1970, as the reader's clock shows it. */
 export function clock(ts) {
-  return new Date(ts).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", hour12: false });
+  return new Date(ts).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 }
 
 /** Return *ts* in full, for who rests on it. */

@@ -110,8 +110,8 @@ function memberRow(chat, room, nick, direct) {
   const label = element("span", { className: "label" }, nick);
   label.style.setProperty("--hue", hueOf(nick));
   const row = element("button", { type: "button", className: away ? "away" : "" }, face(nick), label);
-  const role = me ? text("you") : away ? text("away") : "";
-  if (role) row.append(element("span", { className: "role" }, role));
+  const roles = [me && text("you"), me && room.role === "op" && text("op"), away && text("away")].filter(Boolean);
+  if (roles.length) row.append(element("span", { className: "role" }, roles.join(" · ")));
   row.disabled = me;
   if (!me) row.title = text("messageTo", { who: nick });
   row.onclick = () => direct(nick);
