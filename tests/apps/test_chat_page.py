@@ -15,6 +15,7 @@ import signal
 import pytest
 from browser import browser
 from programs import serving
+from wires import Wire
 
 from evloop import BlockingClient
 from evloop.apps import chat as chat_package
@@ -258,6 +259,50 @@ def test_page_offline_for_longer_than_the_server_remembers_says_so(browser, serv
         assert shown == bodies[-len(shown) :]
         boss.say("after")
         amy.wait(bubble("after"))
+
+
+def test_page_answer_that_was_lost_is_found_in_what_was_missed(browser, server):
+    """The server has it and the page does not know: by its cid it is known again, and not said twice."""
+    with (
+        Wire(server.address) as wire,
+        Voice(server.address, "boss") as boss,
+        browser.person(f"http://{wire.address}/") as amy,
+    ):
+        enter(amy, "amy")
+        wire.deaf = True
+        write(amy, "did you get this?")
+        assert boss.until("t", "msg")["body"] == "did you get this?"
+        boss.say("yes")
+        assert amy.count(".pending") == 1
+        wire.cut()
+        wire.deaf = False
+        amy.wait(f"{solid('did you get this?')} && {bubble('yes')}")
+        assert amy.texts(".bubble") == ["did you get this?", "yes"]
+        assert [msg["body"] for msg in boss.ask(t="history", room=ROOM)["items"]] == ["did you get this?", "yes"]
+
+
+def test_page_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(browser, server):
+    """Whatever is on its way at a cut, both ways: in the end the page shows the room as the server has it."""
+    with (
+        Wire(server.address) as wire,
+        Voice(server.address, "boss") as boss,
+        browser.person(f"http://{wire.address}/") as amy,
+    ):
+        enter(amy, "amy")
+        for n in range(5):
+            write(amy, f"mine {n}, before the cut")
+            boss.say(f"yours {n}")
+            wire.cut()
+            write(amy, f"mine {n}, after the cut")
+            boss.say(f"yours {n}, meanwhile")
+            amy.wait(f"{CONNECTED} || document.querySelector('#pill').dataset.state === 'waiting'")
+            amy.click("#pill")  # do not wait out the delay, which grows
+            amy.wait(f"{CONNECTED} && {solid(f'mine {n}, after the cut')}")
+        boss.say("the end")
+        amy.wait(bubble("the end"))
+        assert amy.texts(".bubble") == [msg["body"] for msg in boss.ask(t="history", room=ROOM)["items"]]
+        mine = [f"mine {n}, {when} the cut" for n in range(5) for when in ("before", "after")]
+        assert amy.texts(".mine .bubble") == mine
 
 
 def test_page_server_restart_says_so_and_comes_back_by_itself(browser):

@@ -282,6 +282,7 @@ export class Log {
       node.textContent = text("gap");
     } else {
       node.textContent = item.what.code ? errorText(item.what) : item.what.text;
+      node.classList.toggle("lines", node.textContent.includes("\n"));
     }
     return node;
   }
