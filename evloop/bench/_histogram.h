@@ -60,7 +60,7 @@ static inline void evb_hist_record(evb_histogram *h, uint64_t ns, uint64_t n) {
 /* Return the value, in ns, that the fraction (0..1) of the samples does not exceed: the upper edge of its counter, and
    never more than the largest sample; 0 without samples. */
 static inline uint64_t evb_hist_percentile(const evb_histogram *h, double fraction) {
-    double exact = fraction * (double)h->count;
+    double exact = fraction * (double)h->count * (1 - 1e-12); /* 0.999 * 1000 is a little more than 999 */
     uint64_t wanted = (uint64_t)exact, seen = 0, edge;
     uint32_t i;
     if ((double)wanted < exact || !wanted) wanted++; /* the first sample at or above, as HdrHistogram counts */

@@ -107,7 +107,7 @@ __attribute__((cold)) static int evb_wrong(evb_load *l, const evb_conn *c, uint6
     }
     came = i >= class->header && !at && n >= class->total && class->size >= EVB_NUMBER && class->header && !l->case_bits
                ? evb_load_word(p + class->header) : UINT64_MAX;
-    if (i < numbered && came >> 40 == c->writer)
+    if (i < numbered && came >> 40 == c->writer && (came & EVB_SEQUENCES) < c->started)
         return evb_fail(l, EVB_WRONG, "connection %u: reply %llu came in place of reply %llu", c->id,
                         (unsigned long long)(came & EVB_SEQUENCES), (unsigned long long)k);
     return evb_fail(l, EVB_WRONG, "connection %u, reply %llu: wrong %s at byte %u of %u: 0x%02x in place of 0x%02x", c->id,

@@ -63,7 +63,6 @@ class _Samples:
         self._pids = options.server_pids
         self.bins: list[float] = []
         self.rss: int | None = None
-        self.switches: int | None = None
         self.switches_per_message: float | None = None
         self._first: tuple[int, int] | None = None
         self._began = self._edge = self._last = 0.0
@@ -88,11 +87,11 @@ class _Samples:
 
     def _sample(self, messages: int) -> None:
         """Read the server's memory with its connections open, and what its switches have come to."""
-        if not self._pids or self._first is None:
-            return
-        self.rss = load_process.resident(self._pids)
-        self.switches = load_process.context_switches(self._pids) - self._first[0]
-        self.switches_per_message = self.switches / max(messages - self._first[1], 1)
+        if self._pids:
+            self.rss = load_process.resident(self._pids)
+        if self._pids and self._first is not None and messages > self._first[1]:
+            switches = load_process.context_switches(self._pids) - self._first[0]
+            self.switches_per_message = switches / (messages - self._first[1])
 
     def end(self, messages: int) -> None:
         """Take the last sample, before the connections are closed."""

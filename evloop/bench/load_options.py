@@ -159,9 +159,16 @@ def frames(options: LoadOptions) -> list[tuple[bytes, bytes, bytes, float]]:
     made = []
     for size, share in options.sizes:
         sent = filler(size, options.seed, letters=options.pattern == "upper")
-        header = options.framing.encode(sent)[: -size or None] if options.framing is not None else b""
-        made.append((header, sent, sent.upper() if options.pattern == "upper" else sent, share))
+        made.append((_header(options.framing, sent), sent, sent.upper() if options.pattern == "upper" else sent, share))
     return made
+
+
+def _header(framing: evloop.Framing | None, payload: bytes) -> bytes:
+    """Return what stands before *payload* on the wire; bytes around the length field that are the caller's are zero."""
+    if framing is None:
+        return b""
+    edges = {"before": bytes(framing.before - len(framing.magic)), "after": bytes(framing.after)}
+    return framing.encode(payload, **edges)[: -len(payload) or None]
 
 
 def filler(size: int, seed: int, *, letters: bool = False) -> bytes:
