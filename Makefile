@@ -48,7 +48,7 @@ lint: build $(VENV)/.lint $(VENV)/.test  ## ruff, mypy --strict, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd evloop/aio/*.pyx evloop/aio/*.pxd
+	PATH="$(BIN):$$PATH" cython-lint evloop/*.pyx evloop/*.pxd evloop/aio/*.pyx evloop/aio/*.pxd evloop/bench/*.pyx
 
 format: $(VENV)/.lint ## format the Python files
 	$(BIN)/ruff format .

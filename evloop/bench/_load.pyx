@@ -149,8 +149,8 @@ cdef class Load:
 
     *frames* are up to MOST_CLASSES of ``(header, sent, expected, share)``: three bytes objects, of which *sent* and
     *expected* are payloads of one length, and how often the class is drawn among the others (float > 0).  *address* is
-    what `socket.connect` takes for *family*, with a numeric host.  Times are in seconds; a *rate* of 0 is a closed loop,
-    a *count* of 0 runs for *duration*.  The caller has checked the ranges.
+    what `socket.connect` takes for *family*, with a numeric host.  Times are in seconds; a *rate* of 0 is a closed
+    loop, a *count* of 0 runs for *duration*.  The caller has checked the ranges.
 
     One thread runs the phases, in the order `establish`, then `measure`, or `hold` and `ask`; `stop` and `progress` may
     be called by another one meanwhile; `figures` and `close` after it.
@@ -287,9 +287,10 @@ cdef class Load:
         """Return what was found: a dict of numbers, and the histograms.
 
         ``seconds`` from the first to the last reading; ``messages``, ``bytes`` (payload, one way), ``finished``
-        (broadcasts that reached all), ``reads`` (recv calls), ``unsent`` and ``unanswered`` (of the plan), ``client_cpu``
-        and ``client_wait`` (s: ran, and was ready without a core), ``server_cpu`` (s, None if not asked for); ``service``
-        (from the send), ``response`` and ``lag`` (from the plan), ``completion`` (last subscriber): `Histogram`.
+        (broadcasts that reached all), ``reads`` (recv calls), ``unsent`` and ``unanswered`` (of the plan),
+        ``client_cpu`` and ``client_wait`` (s: ran, and was ready without a core), ``server_cpu`` (s, None if not asked
+        for); ``service`` (from the send), ``response`` and ``lag`` (from the plan), ``completion`` (last subscriber):
+        `Histogram`.
         """
         cdef evb_load *load = self._load
         known = load.servers and load.server_cpu >= 0

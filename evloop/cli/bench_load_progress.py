@@ -31,8 +31,6 @@ _NICENESS = 15
 @contextlib.contextmanager
 def progress(options: LoadOptions) -> Iterator[Callable[[Progress], None]]:
     """Yield a function that shows a `Progress`, as often as it is worth it."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     if sys.stderr.isatty():
         with _drawing(options) as draw:
             yield draw
@@ -73,6 +71,8 @@ def _drawing(options: LoadOptions) -> Iterator[Callable[[Progress], None]]:
     from rich.live import Live
     from rich.text import Text
 
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     last = 0.0
     console: Any = Console(stderr=True, highlight=False)
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:

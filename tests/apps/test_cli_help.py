@@ -46,6 +46,7 @@ def test_version_is_the_packages(capfd):
         ["serve", "upper"],
         ["serve", "chat"],
         ["connect"],
+        ["bench", "load"],
         ["bench", "peers"],
         ["bench", "compare"],
         ["bench", "framing"],

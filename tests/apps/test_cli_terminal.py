@@ -176,3 +176,13 @@ def test_terminal_info_draws_the_same_facts(terminal):
     assert screen.finish() == 0
     for word in (b"implementations", b"framing", b"somaxconn", b"advice"):
         assert word in screen.shown
+
+
+def test_terminal_shows_a_load_while_it_runs_and_then_its_figures(terminal, upper):
+    """One line that redraws itself, and is gone when the figures are there."""
+    screen = terminal("bench", "load", upper, "--pattern", "upper", "-d", "600ms", "--warmup", "100ms")
+    screen.wait_for(b"measuring")
+    assert screen.finish() == 0
+    text = screen.shown.decode()
+    assert text.index("closed loop") < text.index("measuring") < text.index("  service time, from send")
+    assert text.count("\n") < 15
