@@ -59,6 +59,10 @@ bench-setup: build $(VENV)/.bench  ## install what is measured against: Twisted,
 bench: build $(VENV)/.bench  ## pytest-benchmark suites
 	$(BIN)/python -m pytest bench
 
+.PHONY: bench-report
+bench-report: build $(VENV)/.bench  ## measure every number and picture of README and docs, and write them (QUICK=1)
+	$(BIN)/python bench/publish.py $(if $(QUICK),--quick) $(ARGS)
+
 bench-framing: build $(VENV)/.bench  ## the framing table: ns/frame, MB/s, ratios
 	$(BIN)/evloop bench framing $(ARGS)
 

@@ -1,0 +1,133 @@
+"""Measure everything that README.md and docs/benchmarks.md quote, and write it there: what ``make bench-report`` runs.
+
+    python bench/publish.py              35 to 45 minutes on an idle machine; bench/results, docs/pictures, the pages
+    python bench/publish.py --quick      two minutes, noise; all of it below build/bench-quick, the tree stays as it is
+    python bench/publish.py --only peers-raw,framing
+
+Each step is a command that anybody can run; its file of results holds every round.
+
+Rule: nothing in this file measures or formats.  Read next: ``tables.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import tables
+
+QUICK = Path("build") / "bench-quick"
+
+# Rounds that count are one less; six are the fewest whose interval is one of 94 %.
+ROUNDS, SECONDS = 6, "1s"
+
+_LOOPS = ("uvloop", "aiofastnet", "rloop", "asyncio")
+
+
+def _both(kind: str) -> str:
+    """Return the rows of asyncio's family, each under both settings of malloc."""
+    return ",".join(f"{loop}-{kind},{loop}-{kind}+malloc" for loop in _LOOPS)
+
+
+FRAMED = (
+    "evloop-function,evloop-protocol,evloop-batch,evloop-coroutine,evloop-pure,evloop-streams,evloop-aio-streams,"
+    "evloop-aio-protocol,evloop-aio-protocol+malloc,uvloop-streams,gevent-server,twisted-int32,trio-server,"
+    "tornado-tcpserver,tornado-tcpserver+malloc,socketserver-threads," + _both("protocol")
+)
+RAW = "evloop-aio-raw,evloop-aio-raw+malloc," + _both("raw")
+SOME = (
+    "evloop-function,evloop-batch,evloop-coroutine,evloop-aio-protocol,uvloop-protocol+malloc,aiofastnet-protocol+malloc,"
+    "asyncio-protocol+malloc,twisted-int32,gevent-server"
+)
+IDLE = (
+    "evloop-function,evloop-protocol,evloop-coroutine,evloop-aio-protocol,uvloop-protocol,asyncio-protocol,twisted-int32,"
+    "gevent-server"
+)
+
+# The pictures that the pages show; the page of all of them is build/bench-report/index.html.
+PICTURES = (
+    "peers-c100p1s64-cpu", "peers-c100p16s64-cpu", "peers-c100p1s64-latency", "peers-connections-p1s64", "peers-memory",
+    "framing-ratios", "loop-ratios", "fanout-subscribers-p1s100o1", "fanout-subscribers-p1s100o32",
+)  # fmt: skip
+
+
+class Step(NamedTuple):
+    """A command that writes a file of results."""
+
+    name: str
+    command: list[str]
+    quick: list[str]  # what is put behind it to be quick; later options win
+
+
+def _peers(name: str, cases: str, rivals: str, rounds: int = ROUNDS, quick_cases: str = "") -> Step:
+    command = ["evloop", "bench", "peers", "--cases", cases, "--peers", rivals, "--rounds", str(rounds), "-d", SECONDS]
+    return Step(name, command, ["--rounds", "2", "-d", "100ms", "--cases", quick_cases or cases])
+
+
+STEPS = [
+    _peers("peers-framed", "c100p1s64,c100p16s64", FRAMED),
+    _peers("peers-raw", "raw-c100s64,raw-c100s1k,raw-c1s64,raw-c100s100k", RAW),
+    _peers("peers-sizes", "c1p1s64,c10p1s64,c1000p1s64,c5000p1s64,c100p1s1k,c10p1s64k,c4p1s1m,accept", SOME, 5,
+           "c1p1s64,c10p1s64,accept"),
+    _peers("peers-idle", "idle-c1000,idle-c3000,idle,hold", IDLE, 3, "idle-c1000,idle-c3000"),
+    Step("framing", ["evloop", "bench", "framing"], ["--rounds", "2"]),
+    Step("loop", ["evloop.bench.micro"], ["--rounds", "2", "--seconds", "0.01"]),
+    Step("fanout", ["evloop", "bench", "fanout", "--subs", "10,100,1000,5000", "--outstanding", "1,32", "--rounds", "4",
+                    "-d", SECONDS], ["--subs", "10", "--rounds", "2", "-d", "100ms"]),
+]  # fmt: skip
+
+
+def run(step: Step, results: Path, quick: bool) -> bool:
+    """Run a step; return whether it went well.  What it has to say goes to the terminal."""
+    command = [sys.executable, "-m", *step.command, *(step.quick if quick else [])]
+    command += ["--json", str(results / f"{step.name}.json")]
+    began = time.monotonic()
+    print(f"\n--- {step.name}: {' '.join(command[2:])}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    print(f"--- {step.name}: {(time.monotonic() - began) / 60:.1f} min, exit {code}", flush=True)
+    return code == 0
+
+
+def publish(results: Path, pages: Path, site: Path) -> None:
+    """Draw the pictures, and fill the pages."""
+    files = sorted(map(str, results.glob("*.json")))
+    subprocess.run([sys.executable, "-m", "evloop", "bench", "report", *files, "-o", str(site)], check=True)
+    shown = pages / tables.PICTURES
+    shown.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:
+        if (site / f"{name}.svg").exists():
+            shutil.copy(site / f"{name}.svg", shown)
+    subprocess.run([sys.executable, tables.__file__, "--results", str(results), "--pages", str(pages)], check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="short runs, and nothing outside of build/bench-quick")
+    parser.add_argument("--only", default="", help=f"comma separated: {', '.join(step.name for step in STEPS)}")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else [step.name for step in STEPS]
+    if unknown := set(names) - {step.name for step in STEPS}:
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(step.name for step in STEPS)}")
+    if os.getloadavg()[0] > 0.5:
+        print(f"THE MACHINE IS BUSY: load average {os.getloadavg()[0]:.2f}; do not quote what comes", file=sys.stderr)
+    base = tables.ROOT / QUICK if options.quick else tables.ROOT
+    results = base / "results" if options.quick else tables.RESULTS
+    results.mkdir(parents=True, exist_ok=True)
+    if options.quick:
+        for page in tables.PAGES:
+            (base / page).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tables.ROOT / page, base / page)
+    failed = [step.name for step in STEPS if step.name in names and not run(step, results, options.quick)]
+    publish(results, base, base / "page" if options.quick else tables.ROOT / "build" / "bench-report")
+    print(f"\nfailed: {', '.join(failed)}" if failed else f"\nwritten: {results}, {', '.join(tables.PAGES)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The numbers in the documents are those that were measured: made from the files in bench/results, by machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import jsonschema
+import pytest
+
+from evloop.bench import records
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Decisions are records of their day, and their numbers are not measured anew.
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+NUMBERS = re.compile(r"(?:^\|.*\n)?^\|[-:|]*-:[-:|]*\|$", re.M)  # a table with a column of numbers: aligned right
+
+
+def tables():
+    """Return bench/tables.py as a module; the folder is no package."""
+    spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "bench" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TABLES = tables()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_table_of_numbers_is_made_by_machine_or_names_who_makes_it(page):
+    """A number that nobody can make again is an assertion; it goes stale without a sign."""
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    made = [match.span() for match in TABLES.MARKED.finditer(text)]
+    for table in NUMBERS.finditer(text):
+        if any(begin <= table.start() < end for begin, end in made):
+            continue
+        paragraph = text[: table.start()].rstrip().rpartition("\n\n")[2]
+        named = set(re.findall(r"`make ([a-z-]+)", paragraph))
+        assert named & targets, f"{page.name}: between no markers, and no make target before it: {table[0][:80]}"
+
+
+def test_blocks_of_the_pages_are_known_and_all_of_them_are_shown():
+    """A block with a misspelt name would keep its numbers for ever; one that no page has is made for nobody."""
+    names = [name for page in TABLES.PAGES for _, name, *_ in TABLES.MARKED.findall((ROOT / page).read_text())]
+    assert {name for name in names if not name.startswith("picture-")} == set(TABLES.BLOCKS)
+    for page in TABLES.PAGES:
+        text = (ROOT / page).read_text()
+        assert text.count("<!-- bench:") == text.count("<!-- /bench -->") == len(TABLES.MARKED.findall(text)), page
+
+
+@pytest.mark.parametrize("page", TABLES.PAGES)
+def test_page_has_the_numbers_of_the_files(page):
+    """An edited number would be found by nobody else; `python bench/tables.py` writes them again."""
+    found = TABLES.documents(ROOT / "bench" / "results")
+    text = (ROOT / page).read_text()
+    assert text == TABLES.filled(text, page, found, TABLES.pictures(ROOT / TABLES.PICTURES))
+
+
+def test_files_of_results_follow_the_schema():
+    """They are what somebody else will want to read."""
+    schema = json.loads(records.SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        jsonschema.validate(json.loads(path.read_text()), schema)
+
+
+def document(tool, cases, **more):
+    found = records.document(
+        tool, [], {}, {"cpu": "a machine", "python": "CPython 3", "evloop": "1", "method": "4 rounds"}
+    )
+    for case, results in cases.items():
+        found["results"] += records.rows(case, results)
+    return {**found, "when": "2026-11-21T00:00:00Z", **more}
+
+
+def cpu(*values):
+    return [{"server": {"us_per_message": value}} for value in values]
+
+
+def test_tables_have_the_better_malloc_the_ratio_and_what_is_noise():
+    """What the README shows of a file: one row of two settings of malloc, and = where nobody has won."""
+    rows = {"c": cpu(4, 4, 4), "evloop-batch": cpu(4.02, 4.0, 4.1), "uvloop-protocol": cpu(8, 8, 8),
+            "uvloop-protocol+malloc": cpu(6, 6.1, 6), "asyncio-protocol": cpu(20), "trio-server": "FAILED"}  # fmt: skip
+    found = {"a": document("peers", {"c100p1s64": rows, "c100p16s64": {"c": cpu(0.3), "uvloop-protocol": cpu(0.6)}})}
+    assert TABLES.framed(found).splitlines()[2:] == [
+        "| C, epoll | 4.00 (1.00) | 0.300 (1.00) |",
+        "| evloop, `frames_received` | 4.02 (= 1.00) | - |",
+        "| asyncio Protocol on uvloop, the better malloc | 6.00 (1.50) | 0.600 (= 2.00) |",
+        "| asyncio Protocol on asyncio | 20.0 (= 5.00) | - |",
+    ]
+    assert "| trio-server | FAILED |" in TABLES.BLOCKS["peers"](found)
+    assert TABLES.BLOCKS["machine"](found) == "a machine; CPython 3; evloop 1; 4 rounds; 2026-11-21."
+
+
+def test_missed_aims_are_those_of_the_rows_we_lose():
+    """Where we miss our own aims stands in the README, whoever else is ahead of us in docs/benchmarks.md."""
+    lines = [
+        "c100p1s64: evloop-batch costs more than c 1.08x (aim 1.05x), gevent-server 1.03x",
+        "c100p1s64: evloop-function costs more than uvloop-protocol 1.10x",
+        "raw-c1s64: evloop-aio-raw costs more than the aim (1.1x u, aim 1.00x)",
+        "raw-c1s64: evloop-aio-raw+malloc costs more than the aim (1.1x u, aim 1.00x)",
+    ]
+    found = {"a": document("peers", {}, lost=lines)}
+    assert TABLES.BLOCKS["missed"](found).splitlines() == [
+        "- 100 connections, 1 in flight on each, 64 bytes (`c100p1s64`): evloop-batch 1.08x (aim 1.05x)",
+        "- 1 connection, 1 in flight on each, 64 bytes unframed (`raw-c1s64`): evloop-aio-raw (1.1x u, aim 1.00x)",
+    ]
+    assert TABLES.BLOCKS["lost"](found).count("\n- ") == 3
+    assert TABLES.BLOCKS["missed"]({"a": document("peers", {}, lost=[])}) == "- none in this run"
+
+
+def test_other_blocks_of_a_file_of_each_tool():
+    """Each tool's file fills its blocks."""
+    frames = {"cloop": [{"ns_per_frame": 10.0}] * 3, "evloop": [{"ns_per_frame": 11.5}] * 3}
+    task = {"uvloop": [{"ns_per_operation": 10.0}], "evloop": [{"ns_per_operation": 5.0}]}
+    fanout = {"n10p1s100o1": {"redis": cpu(2.0), "floor": cpu(1.0)}, "n10p1s64o1": {}}
+    found = {
+        "framing": document("framing", {"decode 64 full": frames}, titles={"decode 64 full": "decode 64 B"}),
+        "loop": document("loop", {"task": task}),
+        "fanout": document("fanout", fanout, lost=[]),
+        "peers-idle": document("peers", {"idle": {"evloop-function": [{"bytes_per_connection": 911.0}]}}),
+    }
+    assert "| decode 64 B | 10.0 (1.00) | 11.5 (1.15) | - |" in TABLES.BLOCKS["framing"](found)
+    assert "cost 0.50 (task) to 0.50 (task) of what they cost on uvloop" in TABLES.BLOCKS["loop"](found)
+    assert TABLES.BLOCKS["fanout"](found).splitlines()[0].endswith("| 10 subscribers, 1 outstanding |")
+    assert [line[:7] for line in TABLES.BLOCKS["fanout"](found).splitlines()[2:]] == ["| floor", "| redis"]
+    assert TABLES.BLOCKS["idle"](found) == "An idle connection adds 911 bytes with a function."
+    for name, make in TABLES.BLOCKS.items():
+        assert make({}) is None, name
+
+
+def test_filled_leaves_blocks_without_files_and_refuses_unknown_ones():
+    """A page can be filled by parts; a misspelt block is an error."""
+    text = "a\n<!-- bench:loop -->\nold\n<!-- /bench -->\n<!-- bench:picture-x -->\n<!-- /bench -->\nb"
+    assert TABLES.filled(text, "README.md", {}, []) == text
+    assert "![x-1](docs/pictures/x-1.svg)" in TABLES.filled(text, "README.md", {}, ["w", "x-1"])
+    assert "![x-1](pictures/x-1.svg)" in TABLES.filled(text, "docs/benchmarks.md", {}, ["x-1"])
+    with pytest.raises(KeyError, match="lop"):
+        TABLES.filled(text.replace("bench:loop", "bench:lop"), "README.md", {}, [])
