@@ -111,8 +111,8 @@ static size_t exactly(struct peer *c, const uint8_t *p, size_t n, const void *wa
     return c->answered ? size : 0;
 }
 
-/* ---- frames: u32be length and payload; who connects is greeted with an empty frame once he is among the receivers;
-   what he sends goes to all the others ---- */
+/* ---- frames: u32be length and payload; an empty one subscribes, and is answered with an empty one; all others go to
+   all subscribers ---- */
 
 static void frames_make(void)
 {
@@ -120,6 +120,12 @@ static void frames_make(void)
     publish_digits[0] = put_payload(&publish);
     put(&record, publish.data, publish.size);
     record_digits = publish_digits[0];
+}
+
+static void frames_ask(struct peer *c, struct text *out)
+{
+    (void)c;
+    put(out, "\0\0\0\0", 4);
 }
 
 static size_t frames_answer(struct peer *c, const uint8_t *p, size_t n)
@@ -418,14 +424,10 @@ static size_t chat_answer(struct peer *c, const uint8_t *p, size_t n)
     return c->answered ? 4 + (size_t)be32(p) : chat_item(c, p, n);
 }
 
-static void ask_nothing(struct peer *c, struct text *out)
-{
-    (void)c, (void)out;
-}
-
 static const struct wire {
     const char *name;
-    int steps;  /* of the handshake */
+    int steps;  /* of a subscriber's handshake */
+    int silent; /* a publisher has none */
     int others; /* a publisher gets what the other publishers send */
     int acks;   /* and an answer to each message of his own */
     void (*make)(void);
@@ -435,10 +437,10 @@ static const struct wire {
     size_t (*rest)(struct peer *, const uint8_t *, size_t); /* what is no record */
     size_t (*item)(struct peer *, const uint8_t *, size_t); /* in place of records */
 } wires[] = {
-    {"frames", 1, 1, 0, frames_make, ask_nothing, frames_answer, nothing_else, NULL},
-    {"resp", 1, 0, 1, resp_make, resp_ask, resp_answer, resp_else, NULL},
-    {"nats", 2, 0, 0, nats_make, nats_ask, nats_answer, nats_else, NULL},
-    {"mqtt", 2, 0, 0, mqtt_make, mqtt_ask, mqtt_answer, nothing_else, NULL},
-    {"ws", 2, 0, 0, ws_make, ws_ask, ws_answer, nothing_else, NULL},
-    {"chat", 2, 1, 1, chat_make, chat_ask, chat_answer, NULL, chat_item},
+    {"frames", 1, 1, 0, 0, frames_make, frames_ask, frames_answer, nothing_else, NULL},
+    {"resp", 1, 0, 0, 1, resp_make, resp_ask, resp_answer, resp_else, NULL},
+    {"nats", 2, 0, 0, 0, nats_make, nats_ask, nats_answer, nats_else, NULL},
+    {"mqtt", 2, 0, 0, 0, mqtt_make, mqtt_ask, mqtt_answer, nothing_else, NULL},
+    {"ws", 2, 0, 0, 0, ws_make, ws_ask, ws_answer, nothing_else, NULL},
+    {"chat", 2, 0, 1, 1, chat_make, chat_ask, chat_answer, NULL, chat_item},
 };

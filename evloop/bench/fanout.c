@@ -278,15 +278,17 @@ static void ask(struct peer *c)
     free(words.data);
 }
 
-static void next_step(struct peer *c)
+/* Begin the handshake's step that c->step has come to, or end it. */
+static void take_step(struct peer *c)
 {
     c->answered = 0;
-    if (++c->step < wire->steps) {
+    if (c->step < (c->publisher && wire->silent ? 0 : wire->steps)) {
         ask(c);
         return;
     }
     c->ready = 1;
     ready_peers++;
+    flush(c);
 }
 
 /* Keep the n bytes at p until the rest of their item arrives. */
@@ -324,8 +326,10 @@ static void receive(struct peer *c)
     size_t n = c->kept + (size_t)got, at = 0, used;
     while (at < n && (used = next_item(c, rx + at, n - at))) {
         at += used;
-        if (c->answered)
-            next_step(c);
+        if (c->answered) {
+            c->step++;
+            take_step(c);
+        }
     }
     c->kept = 0;
     if (at < n)
@@ -341,7 +345,7 @@ static void on_event(struct peer *c, uint32_t events)
         if (error)
             quit(NO_CONNECT, "cannot connect to port %d: %s", ntohs(opt.address.sin_port), strerror(error));
         c->connected = 1;
-        ask(c);
+        take_step(c);
     } else if (events & EPOLLOUT) {
         flush(c);
     }

@@ -44,11 +44,11 @@ def notes(programs: Programs, rounds: int, seconds: float, servers: Sequence[Ser
         "publishers and all subscribers; every byte of every delivery is checked, and the first that is lost, doubled, "
         "out of order or wrong fails the row; oN: closed loop, N broadcasts outstanding a publisher, each confirmed by "
         "its last recipient; rN: open loop, N broadcasts a second in all, latency from the planned time",
-        "figures": "us/delivery: the server's own clock, user and system, of all threads, median of the rounds; x: to "
-        f"another's of the same round, median, with {_interval(rounds - 1)}; =: the interval holds 1, or less than 2 % "
-        "apart; p: us from a broadcast's start to a delivery; all: to its last one; busy: CPU a second; sw: context "
-        "switches a thousand deliveries; B: bytes on the wire a delivery; >=: generator-bound, the load used more than "
-        "90 % of its core",
+        "figures": "CPU us: of a delivery, by the server's own clock, user and system, all threads; median of the "
+        f"rounds; x: to another's of the same round, median, with {_interval(rounds - 1)}; =: the interval holds 1, or "
+        "less than 2 % apart; p50..p99.9: us from a broadcast's start to a delivery; all50, all99: to its last one; "
+        "busy: CPU a second; MiB: resident; sw: context switches a thousand deliveries; B: bytes on the wire a "
+        "delivery; >=: generator-bound, the load used more than 90 % of its core",
     }
 
 
@@ -93,14 +93,15 @@ def title(shape: Shape, pace: Pace, name: str) -> str:
         of = "% of each server's own closed loop" if pace.share else " broadcasts/s"
         loop = f"open loop, {pace.rate:g}{of}"
     senders = f"{shape.publishers} publisher{'s' * (shape.publishers > 1)}"
-    return f"{name}: {senders}, {shape.subscribers:,} subscribers, {shape.payload} bytes, {loop}"
+    receivers = f"{shape.subscribers:,} subscriber{'s' * (shape.subscribers > 1)}"
+    return f"{name}: {senders}, {receivers}, {shape.payload} bytes, {loop}"
 
 
 def table(heading: str, results: CaseResults) -> str:
     """Return the table of one case, cheapest first."""
     columns = (
-        f"{'':<13}{'us/delivery':>11}{'x redis':>8}{'interval':>13}{'x floor':>8}{'deliveries/s':>13}{'p50':>7}"
-        f"{'p99':>8}{'p99.9':>8}{'all p99':>8}{'busy':>6}{'MiB':>6}{'sw':>6}{'B':>5}"
+        f"{'':<13}{'CPU us':>10}{'x redis':>8}{'interval':>13}{'x floor':>8}{'deliveries/s':>13}{'p50':>7}{'p99':>7}"
+        f"{'p99.9':>7}{'all50':>7}{'all99':>7}{'busy':>5}{'MiB':>4}{'sw':>6}{'B':>5}"
     )
     measured = {name: runs for name, runs in results.items() if not isinstance(runs, str)}
     rows = [_row(name, measured[name], measured) for name in sorted(measured, key=lambda name: _cost(measured[name]))]
@@ -117,19 +118,15 @@ def _row(name: str, runs: Runs, measured: dict[str, Runs]) -> str:
         said_ratio(paired(figures(runs, CPU), figures(measured[base], CPU)) if base in measured else None)
         for base in BASES
     )
-    p50, p99, p999 = (_us(runs, f"latency_ns/{key}") for key in ("p50", "p99", "p99.9"))
+    paths = ("latency_ns/p50", "latency_ns/p99", "latency_ns/p99.9", "completion_ns/p50", "completion_ns/p99")
+    times = "".join(f"{(middle(runs, path) or 0) / 1e3:7.0f}" for path in paths)
     bound = any(run["client"]["client_bound"] for run in runs)
     rate = f"{'>= ' if bound else ''}{middle(runs, 'rate') or 0:,.0f}"
     return (
-        f"{name:<13}{_cost(runs):11.3f}{redis:>8}{interval:>13}{floor:>8}{rate:>13}{p50:>7}{p99:>8}{p999:>8}"
-        f"{_us(runs, 'completion_ns/p99'):>8}{middle(runs, 'server/busy') or 0:6.0%}"
-        f"{(middle(runs, 'server/rss_bytes') or 0) / 2**20:6.0f}{_switches(runs):6.1f}"
-        f"{middle(runs, 'wire_bytes_per_message') or 0:5.0f}"
+        f"{name:<13}{_cost(runs):10.3f}{redis:>8}{interval:>13}{floor:>8}{rate:>13}{times}"
+        f"{middle(runs, 'server/busy') or 0:5.0%}{(middle(runs, 'server/rss_bytes') or 0) / 2**20:4.0f}"
+        f"{_switches(runs):6.1f}{middle(runs, 'wire_bytes_per_message') or 0:5.0f}"
     )
-
-
-def _us(runs: Runs, path: str) -> str:
-    return f"{(middle(runs, path) or 0) / 1e3:,.0f}"
 
 
 def _switches(runs: Runs) -> float:

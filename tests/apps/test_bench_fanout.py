@@ -61,10 +61,18 @@ def read(sock, count):
 
 
 @contextlib.contextmanager
-def member(address):
-    """Yield a connection that the floor has greeted."""
+def connected(address):
+    """Yield a connection that has not subscribed."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE) as sock:
+        yield sock
+
+
+@contextlib.contextmanager
+def subscribed(address):
+    """Yield a connection that the floor delivers to."""
+    with connected(address) as sock:
+        sock.sendall(EMPTY)
         assert read(sock, 4) == EMPTY
         yield sock
 
@@ -96,33 +104,37 @@ def test_fanout_each_server_delivers_every_message_to_everybody(name, programs):
             assert found["wire_bytes_per_message"] > shape.payload
 
 
-def test_floor_frames_whole_cut_and_glued_reach_all_others_alone(programs):
+def test_floor_frames_whole_cut_and_glued_reach_all_subscribers(programs):
     """A floor that forwarded bytes and not frames, or to fewer, would win every row."""
-    stream = frame(b"whole") + frame(b"") + b"".join(frame(b"%d" % i * (i % 7)) for i in range(500))
+    stream = frame(b"whole") + b"".join(frame(b"%d" % i * (1 + i % 7)) for i in range(500))
     with started("floor", programs) as (_, _, address), contextlib.ExitStack() as stack:
-        one, two, sender = (stack.enter_context(member(address)) for _ in range(3))
+        one, two = (stack.enter_context(subscribed(address)) for _ in range(2))
+        sender = stack.enter_context(connected(address))
         for piece in (stream, *(stream[i : i + 1] for i in range(30))):
             sender.sendall(piece)
         sender.sendall(stream[30:] + frame(b"cut")[:5])
         for sock in (one, two):
             assert read(sock, 2 * len(stream)) == 2 * stream
         one.sendall(frame(b"back"))  # the cut frame must not stand before it
-        assert read(sender, 8) == read(two, 8) == frame(b"back")
+        assert read(one, 8) == read(two, 8) == frame(b"back")
+        sender.sendall(frame(b"cut")[5:] + EMPTY + frame(b"mine"))  # and may subscribe between two frames
+        assert read(sender, 4) == EMPTY
+        assert frame(b"mine") in read(sender, 8) + read(sender, 7)  # of what stood before it the order is anybody's
+        assert read(two, 15) == frame(b"cut") + frame(b"mine")
 
 
-def test_floor_members_that_speak_in_one_turn_get_the_others_frames(programs):
-    """Whoever spoke is sent to from another place than the silent: both must be right."""
+def test_floor_subscribers_that_speak_at_once_keep_each_ones_order(programs):
+    """What a turn gathers is of several connections, and each one's frames must stay whole."""
     with started("floor", programs) as (_, _, address), contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(member(address)) for _ in range(4)]
-        said = [b"".join(frame(b"%d of %d" % (k, i)) for k in range(300)) for i in range(3)]
-        for i, stream in enumerate(said):
-            socks[i].sendall(stream)
-        for i, sock in enumerate(socks):
-            others = [stream for j, stream in enumerate(said) if j != i]
-            got = read(sock, sum(map(len, others)))
-            for stream in others:  # the order is kept per sender, between them it is anybody's
-                frames = _frames(stream)
-                assert [each for each in _frames(got) if each in set(frames)] == frames
+        socks = [stack.enter_context(subscribed(address)) for _ in range(4)]
+        said = [[b"%d of %d" % (k, i) for k in range(300)] for i in range(3)]
+        for i, payloads in enumerate(said):
+            socks[i].sendall(b"".join(map(frame, payloads)))
+        size = sum(len(frame(payload)) for payloads in said for payload in payloads)
+        got = [_frames(read(sock, size)) for sock in socks]
+        assert got[1:] == got[:-1]
+        for payloads in said:
+            assert [payload for payload in got[0] if payload in set(payloads)] == payloads
 
 
 def _frames(stream):
@@ -138,7 +150,7 @@ def _frames(stream):
 @pytest.mark.parametrize(("length", "fits"), [(MIB - 1, True), (MIB, True), (MIB + 1, False)])
 def test_floor_frame_at_its_limit_is_delivered_above_is_closed(programs, length, fits):
     """A floor that checked nothing would have an unfair start; the frames before the bad one still go out."""
-    with started("floor", programs) as (_, _, address), member(address) as one, member(address) as sender:
+    with started("floor", programs) as (_, _, address), subscribed(address) as one, connected(address) as sender:
         sender.sendall(frame(b"before") + struct.pack(">I", length))
         assert read(one, 10) == frame(b"before")
         if not fits:
@@ -152,7 +164,8 @@ def test_floor_member_that_reads_late_holds_nobody_up_and_loses_nothing(programs
     """A turn's frames are kept once: what a full socket did not take must be kept apart."""
     message = frame(bytes(range(256)) * 256)
     with started("floor", programs) as (_, _, address), contextlib.ExitStack() as stack:
-        late, one, sender = (stack.enter_context(member(address)) for _ in range(3))
+        late, one = (stack.enter_context(subscribed(address)) for _ in range(2))
+        sender = stack.enter_context(connected(address))
         for _ in range(240):  # 15 MiB: more than the buffers of a socket's both ends
             sender.sendall(message)
             assert read(one, len(message)) == message
@@ -164,32 +177,32 @@ def test_floor_member_that_reads_late_holds_nobody_up_and_loses_nothing(programs
 
 
 @contextlib.contextmanager
-def impostor(behave, greeting=EMPTY):
-    """Yield the address of a server that greets, gathers three frames of one connection and does as *behave* says.
+def impostor(behave, greeting=b""):
+    """Yield the address of a server of frames that gathers three of a publisher and does as *behave* says.
 
     *behave* is called once, with the three frames, the subscribers' sockets and the publisher's.
     """
 
     def serve():
-        socks, gathered = [], b""
+        socks, subscribers, gathered = [], [], b""
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             try:
                 while True:
                     for key, _ in selector.select(DEADLINE):
                         if key.fileobj is listener:
-                            sock = listener.accept()[0]
-                            selector.register(sock, selectors.EVENT_READ)
-                            socks.append(sock)
-                            sock.sendall(greeting)
-                            continue
-                        data = key.fileobj.recv(65536)
-                        if not data:
+                            socks.append(listener.accept()[0])
+                            selector.register(socks[-1], selectors.EVENT_READ)
+                            socks[-1].sendall(greeting)
+                        elif not (data := key.fileobj.recv(65536)):
                             return
-                        gathered += data
-                        if len(_frames(gathered)) == 3:
-                            messages = [frame(payload) for payload in _frames(gathered)]
-                            behave(messages, [sock for sock in socks if sock is not key.fileobj], key.fileobj)
+                        elif data == EMPTY:
+                            subscribers.append(key.fileobj)
+                            key.fileobj.sendall(EMPTY)
+                        else:
+                            gathered += data
+                            if len(_frames(gathered)) == 3:
+                                behave([frame(payload) for payload in _frames(gathered)], subscribers, key.fileobj)
             except OSError:
                 return  # the load has reset its connections, having seen enough
             finally:
@@ -203,7 +216,7 @@ def impostor(behave, greeting=EMPTY):
             yield f"127.0.0.1:{listener.getsockname()[1]}"
         finally:
             with contextlib.suppress(OSError):
-                socket.create_connection(listener.getsockname(), timeout=1).close()  # ends one that never had a peer
+                socket.create_connection(listener.getsockname(), timeout=1).close()  # ends one without a peer
             thread.join(DEADLINE)
             assert not thread.is_alive()
 
@@ -388,7 +401,7 @@ def test_measure_server_that_fails_is_out_with_its_reason(programs, monkeypatch)
     monkeypatch.setitem(SERVERS, "broken", broken)
     wanted = fanout.Plan([Shape(1)], [Pace(1), Pace(2)], [SERVERS["floor"], broken], 2, 0.05)
     found = fanout.measure(Shape(1), wanted, programs, lambda *_: None)
-    assert "subscriber 0: the server says" in found["n1p1s100o1"]["broken"]
+    assert "closed by the server" in found["n1p1s100o1"]["broken"]
     assert found["n1p1s100o2"]["broken"] == "not run: it failed in n1p1s100o1"
     assert len(found["n1p1s100o1"]["floor"]) == len(found["n1p1s100o2"]["floor"]) == 1
 

@@ -1,7 +1,7 @@
 """A fan-out server of frames: a Protocol of asyncio that cuts frames out of a bytearray with struct, on any loop.
 
-Careful, not naive: the whole frames of a read go to each member with one write, as the bytes they came in, and a member
-that does not read is cut.  Who connects is greeted with an empty frame once it is among the members.
+Careful, not naive: the whole frames of a read go to each subscriber with one write, as the bytes they came in, and a
+subscriber that does not read is cut.  An empty frame subscribes, and is answered with an empty frame.
 
 usage: asyncio_fanout.py asyncio|uvloop|aiofastnet|evloop.aio
 """
@@ -16,18 +16,16 @@ HEADER = struct.Struct(">I")
 MAX_FRAME = 1 << 20
 MAX_OUTPUT = 64 << 20  # bytes: what NATS grants
 
-members = set()
+subscribers = set()
 
 
-class Member(asyncio.Protocol):
+class Peer(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.buffer = bytearray()
-        members.add(self)
-        transport.write(HEADER.pack(0))
 
     def connection_lost(self, exc):
-        members.discard(self)
+        subscribers.discard(self)
 
     def data_received(self, data):
         buffer = self.buffer
@@ -41,19 +39,23 @@ class Member(asyncio.Protocol):
             if at + 4 + length > size:
                 break
             at += 4 + length
+            if not length:
+                subscribers.add(self)
+                self.transport.write(buffer[at - 4 : at])
+                del buffer[at - 4 : at]
+                size, at = size - 4, at - 4
         if at:
-            frames = bytes(buffer[:at])
+            publish(bytes(buffer[:at]))
             del buffer[:at]
-            self.publish(frames)
 
-    def publish(self, frames):
-        for member in members:
-            if member is not self:
-                transport = member.transport
-                transport.write(frames)
-                if transport.get_write_buffer_size() > MAX_OUTPUT:
-                    transport.abort()
+
+def publish(frames):
+    for subscriber in subscribers:
+        transport = subscriber.transport
+        transport.write(frames)
+        if transport.get_write_buffer_size() > MAX_OUTPUT:
+            transport.abort()
 
 
 if __name__ == "__main__":
-    loops.serve_protocol(Member)
+    loops.serve_protocol(Peer)

@@ -1,16 +1,15 @@
-/* The floor of fan-out: what one connection sends, whole frames (u32be length, then the payload), goes to all the
-   others; epoll, one thread, nothing but libc.
+/* The floor of fan-out: what anybody sends, whole frames (u32be length, then the payload), goes to all subscribers;
+   epoll, one thread, nothing but libc.  An empty frame subscribes, and is answered with an empty frame.
 
    What every other server is compared to, so it is written to win: the frames of a turn are kept once, as they came,
-   and leave with one send for each member that was silent in it, from where they are; a member has an output of its own
-   only while its socket is full.  It does the whole job: lengths are checked, cut frames completed, and a member that
-   does not read is cut before it costs more than OUTPUT.
+   and leave with one send for each subscriber, from where they are; a subscriber has an output of its own only while
+   its socket is full.  It does the whole job: lengths are checked, cut frames completed, and a subscriber that does not
+   read is cut before it costs more than OUTPUT.
 
    Never here: topics, acknowledgements, history, logs; a frame that goes out before it is complete.
    Read next: evloop/bench/fanout.c, which drives it.
 
-   usage: epoll_fanout        greets who connects with an empty frame: from then on it is a member;
-   prints LISTENING tcp 127.0.0.1:PORT and runs until killed */
+   usage: epoll_fanout        prints LISTENING tcp 127.0.0.1:PORT and runs until killed */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,36 +30,29 @@ enum {
     MAX_FRAME = 1 << 20, /* payload bytes; a peer that announces more is closed */
     READ = 256 << 10,    /* one read, behind what the last one left */
     SAID = 1 << 20,      /* bytes that one turn gathers before they are sent on; what is unread waits in its socket */
-    OUTPUT = 64 << 20,   /* bytes that wait for a member: NATS' bound */
+    OUTPUT = 64 << 20,   /* bytes that wait for a subscriber: NATS' bound */
     EVENTS = 512,
     ACCEPTS = 64         /* a turn */
 };
 
-struct member {
+struct conn {
     int fd;
-    uint32_t place;           /* in members */
-    uint8_t dead, spoke;      /* spoke: this turn's frames are in part its own */
+    uint32_t place;           /* in subscribers, from 1; 0: it is none */
+    uint8_t dead;
+    struct conn *next_dead;
     uint32_t kept, kept_room; /* bytes of a cut frame */
     uint8_t *cut;
     uint8_t *out;             /* what the kernel did not take; while it exists EPOLLOUT is armed */
     size_t out_at, out_end, out_room;
 };
 
-/* Consecutive frames of one member in said. */
-struct part {
-    struct member *from;
-    size_t at, size;
-};
-
 static int epoll_fd;
-static struct member **members;
+static struct conn **subscribers;
 static uint32_t count, places;
-static int dying; /* a member is dead: it is forgotten at the turn's end, for its last frames are in said */
+static struct conn *dead; /* closed at the turn's end, when no event of it is left */
 static uint8_t scratch[HEADER + MAX_FRAME + READ];
-static uint8_t said[SAID + HEADER + MAX_FRAME + READ];
+static uint8_t said[SAID + HEADER + MAX_FRAME + READ]; /* by everybody in this turn */
 static size_t said_size;
-static struct part parts[EVENTS];
-static uint32_t part_count;
 
 static void die(const char *what)
 {
@@ -68,25 +60,32 @@ static void die(const char *what)
     exit(1);
 }
 
-static void end(struct member *m)
+static void end(struct conn *c)
 {
-    m->dead = dying = 1;
+    if (c->dead)
+        return;
+    c->dead = 1;
+    c->next_dead = dead;
+    dead = c;
 }
 
-static void forget(struct member *m)
+static void bury(struct conn *c)
 {
-    members[m->place] = members[--count];
-    members[m->place]->place = m->place;
-    close(m->fd); /* epoll forgets it: no other descriptor refers to the socket */
-    free(m->cut);
-    free(m->out);
-    free(m);
+    if (c->place) {
+        struct conn *last = subscribers[--count];
+        subscribers[c->place - 1] = last;
+        last->place = c->place;
+    }
+    close(c->fd); /* epoll forgets it: no other descriptor refers to the socket */
+    free(c->cut);
+    free(c->out);
+    free(c);
 }
 
-static void watch(struct member *m, uint32_t events)
+static void watch(struct conn *c, uint32_t events)
 {
-    struct epoll_event ev = {.events = events, .data.ptr = m};
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, m->fd, &ev))
+    struct epoll_event ev = {.events = events, .data.ptr = c};
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &ev))
         die("epoll_ctl");
 }
 
@@ -95,142 +94,143 @@ static uint32_t be32(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Append to the output that waits for the socket.  A member that it is too much for is dead. */
-static void wait_with(struct member *m, const uint8_t *p, size_t n)
+/* Append to the output that waits for the socket.  A subscriber that it is too much for is dead. */
+static void wait_with(struct conn *c, const uint8_t *p, size_t n)
 {
-    size_t waiting = m->out_end - m->out_at;
+    size_t waiting = c->out_end - c->out_at;
     if (waiting + n > OUTPUT) {
-        end(m);
+        end(c);
         return;
     }
-    if (m->out_room - m->out_end < n) {
+    if (c->out_room - c->out_end < n) {
         uint8_t *grown = malloc((waiting + n) * 2);
         if (!grown) {
-            end(m);
+            end(c);
             return;
         }
         if (waiting)
-            memcpy(grown, m->out + m->out_at, waiting);
+            memcpy(grown, c->out + c->out_at, waiting);
         else
-            watch(m, EPOLLIN | EPOLLOUT);
-        free(m->out);
-        m->out = grown;
-        m->out_room = (waiting + n) * 2;
-        m->out_at = 0;
-        m->out_end = waiting;
+            watch(c, EPOLLIN | EPOLLOUT);
+        free(c->out);
+        c->out = grown;
+        c->out_room = (waiting + n) * 2;
+        c->out_at = 0;
+        c->out_end = waiting;
     }
-    memcpy(m->out + m->out_end, p, n);
-    m->out_end += n;
+    memcpy(c->out + c->out_end, p, n);
+    c->out_end += n;
 }
 
-static void send_to(struct member *m, const uint8_t *p, size_t n)
+static void send_to(struct conn *c, const uint8_t *p, size_t n)
 {
     ssize_t sent = 0;
-    if (!m->out) {
-        sent = send(m->fd, p, n, MSG_NOSIGNAL);
+    if (!c->out) {
+        sent = send(c->fd, p, n, MSG_NOSIGNAL);
         if (sent < 0 && errno != EAGAIN && errno != EINTR) {
-            end(m);
+            end(c);
             return;
         }
         sent = sent < 0 ? 0 : sent;
     }
     if ((size_t)sent < n)
-        wait_with(m, p + sent, n - (size_t)sent);
-}
-
-/* Send a member what the others said: it spoke itself, so that lies in pieces. */
-static void send_others(struct member *m)
-{
-    static uint8_t joined[sizeof said];
-    size_t size = 0;
-    for (uint32_t i = 0; i < part_count; i++) {
-        if (parts[i].from == m)
-            continue;
-        memcpy(joined + size, said + parts[i].at, parts[i].size);
-        size += parts[i].size;
-    }
-    if (size)
-        send_to(m, joined, size);
-    m->spoke = 0;
+        wait_with(c, p + sent, n - (size_t)sent);
 }
 
 static void deliver(void)
 {
-    for (uint32_t i = 0; said_size && i < count; i++) {
-        struct member *m = members[i];
-        if (m->dead)
-            continue;
-        if (m->spoke)
-            send_others(m);
-        else
-            send_to(m, said, said_size);
+    for (uint32_t i = 0; said_size && i < count; i++)
+        if (!subscribers[i]->dead)
+            send_to(subscribers[i], said, said_size);
+    said_size = 0;
+    while (dead) {
+        struct conn *c = dead;
+        dead = c->next_dead;
+        bury(c);
     }
-    for (uint32_t i = count; dying && i-- > 0;) /* from the end: the last takes the place of who is forgotten */
-        if (members[i]->dead)
-            forget(members[i]);
-    said_size = part_count = 0;
-    dying = 0;
+}
+
+static void subscribe(struct conn *c)
+{
+    if (!c->place) {
+        if (count == places) {
+            places = places ? places * 2 : 64;
+            subscribers = realloc(subscribers, places * sizeof *subscribers);
+            if (!subscribers)
+                die("realloc");
+        }
+        subscribers[count++] = c;
+        c->place = count;
+    }
+    send_to(c, (const uint8_t *)"\0\0\0\0", HEADER);
 }
 
 /* Keep the n bytes at p, which begin a frame and do not complete it. */
-static void keep(struct member *m, const uint8_t *p, size_t n)
+static void keep(struct conn *c, const uint8_t *p, size_t n)
 {
-    if (n > m->kept_room) {
-        free(m->cut);
-        m->kept_room = (uint32_t)n;
-        m->cut = malloc(n);
-        if (!m->cut)
+    if (n > c->kept_room) {
+        free(c->cut);
+        c->kept_room = (uint32_t)n;
+        c->cut = malloc(n);
+        if (!c->cut)
             die("malloc");
     }
-    memcpy(m->cut, p, n);
-    m->kept = (uint32_t)n;
+    memcpy(c->cut, p, n);
+    c->kept = (uint32_t)n;
 }
 
-static void on_readable(struct member *m)
+static void say(const uint8_t *p, size_t n)
 {
-    if (m->kept)
-        memcpy(scratch, m->cut, m->kept);
-    ssize_t got = recv(m->fd, scratch + m->kept, READ, 0);
+    memcpy(said + said_size, p, n);
+    said_size += n;
+}
+
+static void on_readable(struct conn *c)
+{
+    if (c->kept)
+        memcpy(scratch, c->cut, c->kept);
+    ssize_t got = recv(c->fd, scratch + c->kept, READ, 0);
     if (got <= 0) {
         if (got == 0 || (errno != EAGAIN && errno != EINTR))
-            end(m);
+            end(c);
         return;
     }
-    size_t n = m->kept + (size_t)got, at = 0;
-    m->kept = 0;
-    while (n - at >= HEADER) {
+    size_t n = c->kept + (size_t)got, at = 0, from = 0; /* what is whole and has not been said begins at from */
+    c->kept = 0;
+    while (n - at >= HEADER && !c->dead) {
         uint32_t length = be32(scratch + at);
-        if (length > MAX_FRAME)
-            end(m); /* the frames before it still go out */
-        if (m->dead || n - at - HEADER < length)
+        if (length > MAX_FRAME) {
+            end(c); /* the frames before it still go out */
+        } else if (!length) {
+            say(scratch + from, at - from);
+            subscribe(c);
+            from = at += HEADER;
+        } else if (n - at - HEADER < length) {
             break;
-        at += HEADER + length;
+        } else {
+            at += HEADER + length;
+        }
     }
-    if (at) {
-        memcpy(said + said_size, scratch, at);
-        parts[part_count++] = (struct part){m, said_size, at};
-        said_size += at;
-        m->spoke = 1;
-    }
-    if (at < n && !m->dead)
-        keep(m, scratch + at, n - at);
+    say(scratch + from, at - from);
+    if (at < n && !c->dead)
+        keep(c, scratch + at, n - at);
 }
 
-static void on_writable(struct member *m)
+static void on_writable(struct conn *c)
 {
-    ssize_t sent = send(m->fd, m->out + m->out_at, m->out_end - m->out_at, MSG_NOSIGNAL);
+    ssize_t sent = send(c->fd, c->out + c->out_at, c->out_end - c->out_at, MSG_NOSIGNAL);
     if (sent < 0) {
         if (errno != EAGAIN && errno != EINTR)
-            end(m);
+            end(c);
         return;
     }
-    m->out_at += (size_t)sent;
-    if (m->out_at < m->out_end)
+    c->out_at += (size_t)sent;
+    if (c->out_at < c->out_end)
         return;
-    free(m->out);
-    m->out = NULL;
-    m->out_at = m->out_end = m->out_room = 0;
-    watch(m, EPOLLIN);
+    free(c->out);
+    c->out = NULL;
+    c->out_at = c->out_end = c->out_room = 0;
+    watch(c, EPOLLIN);
 }
 
 static void on_acceptable(int listener)
@@ -241,20 +241,11 @@ static void on_acceptable(int listener)
             die("accept"); /* a listener that stays readable would spin, and the table be wrong */
         if (fd < 0)
             return;
-        if (count == places) {
-            places = places ? places * 2 : 64;
-            members = realloc(members, places * sizeof *members);
-            if (!members)
-                die("realloc");
-        }
-        struct member *m = calloc(1, sizeof *m);
-        struct epoll_event ev = {.events = EPOLLIN, .data.ptr = m};
-        if (!m || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &ev))
+        struct conn *c = calloc(1, sizeof *c);
+        struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+        if (!c || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &ev))
             die("accept");
-        m->fd = fd;
-        m->place = count;
-        members[count++] = m;
-        send_to(m, (const uint8_t *)"\0\0\0\0", HEADER);
+        c->fd = fd;
     }
 }
 
@@ -295,15 +286,15 @@ int main(void)
             die("epoll_wait");
         int accepting = 0;
         for (int i = 0; i < n && said_size < SAID; i++) {
-            struct member *m = events[i].data.ptr;
-            if (!m) {
+            struct conn *c = events[i].data.ptr;
+            if (!c) {
                 accepting = 1;
                 continue;
             }
-            if (m->out && events[i].events & EPOLLOUT)
-                on_writable(m);
-            if (!m->dead && events[i].events & ~(uint32_t)EPOLLOUT)
-                on_readable(m);
+            if (c->out && events[i].events & EPOLLOUT)
+                on_writable(c);
+            if (!c->dead && events[i].events & ~(uint32_t)EPOLLOUT)
+                on_readable(c);
         }
         deliver();
         if (accepting)

@@ -1,28 +1,25 @@
-"""A fan-out server of frames: evloop, a group of all connections, to which each frame goes as it comes.
+"""A fan-out server of frames: evloop, a group of subscribers, to which each frame goes as it comes.
 
-What one connection sends goes to all the others; who connects is greeted with an empty frame once it is among them.
+An empty frame subscribes, and is answered with an empty frame; all others go to the subscribers.
 """
 # mypy: ignore-errors
 
 import evloop
 
-members = set()
+subscribers = evloop.Group()
 
 
-class Member(evloop.Protocol):
+class Peer(evloop.Protocol):
     def connection_made(self, conn):
         self.conn = conn
-        members.add(conn)
-        conn.send(b"")
-
-    def connection_lost(self, exc):
-        members.discard(self.conn)
 
     def frame_received(self, frame):
-        for conn in members:
-            if conn is not self.conn:
-                conn.send(frame)
+        if frame:
+            subscribers.send(frame)
+        else:
+            subscribers.add(self.conn)
+            self.conn.send(frame)
 
 
 if __name__ == "__main__":
-    evloop.serve(Member, "127.0.0.1:0", ready=lambda server: print(f"LISTENING tcp {server.address}", flush=True))
+    evloop.serve(Peer, "127.0.0.1:0", ready=lambda server: print(f"LISTENING tcp {server.address}", flush=True))

@@ -1,6 +1,6 @@
 """A fan-out server of messages: the websockets package, its broadcast(), no compression.
 
-What comes on /publish goes to all on /subscribe; who connects is greeted with an empty message once it is among them.
+What comes on /publish goes to all on /subscribe; who connects is greeted with an empty message once that holds.
 """
 # mypy: ignore-errors
 
@@ -8,18 +8,18 @@ import asyncio
 
 from websockets.asyncio.server import broadcast, serve
 
-members = set()
+subscribers = set()
 
 
 async def session(websocket):
     if websocket.request.path == "/subscribe":
-        members.add(websocket)
+        subscribers.add(websocket)
     try:
         await websocket.send(b"")
         async for message in websocket:
-            broadcast(members, message)
+            broadcast(subscribers, message)
     finally:
-        members.discard(websocket)
+        subscribers.discard(websocket)
 
 
 async def main():
