@@ -91,6 +91,7 @@ static uint8_t *rx;
 static uint64_t arrived; /* ns; when the bytes at hand were read */
 static uint64_t plan_start, planned; /* open loop: its begin, and the broadcasts sent of it */
 static int draining; /* nothing new is published, nothing is counted */
+static int leaving;  /* the server closes the connections, as asked */
 
 static evb_histogram deliveries, completions, lags;
 static uint64_t wire_bytes, reads, received; /* of the subscribers: bytes, reads, messages */
@@ -314,6 +315,12 @@ static void receive(struct peer *c)
     ssize_t got = recv(c->fd, rx + c->kept, BUFFER, 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
+    if (got <= 0 && leaving) {
+        close(c->fd);
+        c->fd = -1;
+        ready_peers--;
+        return;
+    }
     if (got < 0)
         quit(GONE, "%s: recv: %s", name_of(c), strerror(errno));
     if (got == 0)
@@ -436,6 +443,8 @@ static void turn(uint64_t until)
     }
     if ((double)(begin - last_event) / 1e9 <= opt.timeout)
         return;
+    if (leaving)
+        quit(TIMEOUT, "no byte for %g s; %u connections were not closed", opt.timeout, ready_peers);
     if (ready_peers < opt.subscribers + opt.publishers)
         quit(TIMEOUT, "no byte for %g s; %u of %u connections ready", opt.timeout, ready_peers,
              opt.subscribers + opt.publishers);
@@ -494,6 +503,19 @@ static void drain(void)
             wrong_bytes(&peers[i], peers[i].tail, peers[i].kept);
 }
 
+/* Say that this is the end, and wait until the server has closed every connection. */
+static void leave(void)
+{
+    struct text words = {0};
+    leaving = 1;
+    wire->leave(&words);
+    for (uint32_t i = 0; i < opt.subscribers + opt.publishers; i++)
+        answer(&peers[i], words.data, words.size);
+    free(words.data);
+    while (ready_peers)
+        turn(now() + 100000000);
+}
+
 /* The interval that counts lies between two readings of the server's own CPU clock, taken here: no delivery that is
    counted was paid for outside it, but for those on the way at its two ends. */
 static void measure(void)
@@ -521,6 +543,8 @@ static void measure(void)
     if (!completions.count)
         quit(TIMEOUT, "no broadcast reached all %u in %g s", recipients, cost.seconds);
     drain();
+    if (wire->leave)
+        leave();
     report(&cost);
 }
 

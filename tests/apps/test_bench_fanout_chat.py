@@ -29,10 +29,12 @@ def load(tmp_path_factory):
 class Room:
     """A chat room in a thread, as small as the load needs it; *change* makes of each message what is sent instead."""
 
-    def __init__(self, change, acknowledges=True):
+    def __init__(self, change, acknowledges=True, lets_go=True):
         self.change = change
         self.acknowledges = acknowledges
+        self.lets_go = lets_go
         self.members = {}
+        self.seen = []
         self.seq = 98  # so that it grows a digit in each run
         self.pongs = []
 
@@ -40,14 +42,16 @@ class Room:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             with contextlib.suppress(OSError):  # the load has seen enough, and reset its connections
-                while True:
+                while self.members or not self.seen:
                     for key, _ in selector.select(DEADLINE):
                         if key.fileobj is listener:
                             sock = listener.accept()[0]
                             selector.register(sock, selectors.EVENT_READ)
                             self.members[sock] = b""
+                            self.seen.append(sock)
                         elif not self.hear(key.fileobj):
-                            return
+                            selector.unregister(key.fileobj)
+                            del self.members[key.fileobj]
 
     def hear(self, sock):
         data = sock.recv(65536)
@@ -64,6 +68,9 @@ class Room:
             send(sock, {"t": "ev", "e": "join"}, {"t": "welcome", "ref": message["ref"], "nick": message["nick"]})
         elif kind == "join":
             send(sock, {"t": "ev", "e": "count", "n": 2}, {"t": "joined", "ref": message["ref"], "history": []})
+        elif kind == "quit" and self.lets_go:
+            send(sock, {"t": "bye", "code": 1000, "text": ""})
+            sock.shutdown(socket.SHUT_WR)
         elif kind == "pong":
             self.pongs.append(message["n"])
         elif kind == "say":
@@ -90,7 +97,7 @@ def serving(room):
             yield f"127.0.0.1:{listener.getsockname()[1]}"
         finally:
             thread.join(DEADLINE)
-            for sock in room.members:
+            for sock in room.seen:
                 sock.close()
             assert not thread.is_alive()
 
@@ -147,3 +154,9 @@ def test_chat_say_without_ok_is_named(load):
     """An ok is part of the work: a server that leaves it out would be cheaper."""
     found = loaded(load, Room(lambda said: [said], acknowledges=False))
     assert (found.returncode, "have been acknowledged" in found.stderr) == (4, True), found.stderr
+
+
+def test_chat_quit_that_is_not_answered_is_named(load):
+    """Members of the last run that the server still holds would be in the next one's room."""
+    found = loaded(load, Room(lambda said: [said], lets_go=False))
+    assert (found.returncode, "3 connections were not closed" in found.stderr) == (4, True), found.stderr
