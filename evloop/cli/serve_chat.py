@@ -116,9 +116,7 @@ def chat(
             raise
         raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
 
-    if address.kind == "seqpacket":
-        text = f"{address} keeps packets, and the chat needs a stream: use unix: or TCP"
-        raise click.UsageError(text, click.get_current_context())
+    _refuse_packets(address)
     ssl = server_context(tls_cert, tls_key, tls_ca)
     password = _password(password_file)
     origins = _origins(origin)
@@ -152,6 +150,12 @@ def chat(
         password=bool(password),
         inside=lambda server: (server.server, admin_options(server.hub)),
     )
+
+
+def _refuse_packets(address: evloop.Address) -> None:
+    if address.kind == "seqpacket":
+        text = f"{address} keeps packets, and the chat needs a stream: use unix: or TCP"
+        raise click.UsageError(text, click.get_current_context())
 
 
 for _param in chat.params:
