@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 from chatpeers import QUICK, body_of, chat, chats
 
+import evloop
 from evloop.apps.chat import wire
 from evloop.apps.chat.store import Loaded, MemoryStore, Repeat, RoomState, Unavailable
-from evloop.apps.chat.users import Recent, Said
+from evloop.apps.chat.users import Recent
 
 
 def three(chat, **fields):
@@ -157,6 +158,42 @@ def test_ok_and_msg_have_the_same_place_and_the_sender_hears_no_echo(chat):
     assert sorted(message["t"] for message in amy.messages) == ["msg"] * 3 + ["ok"] * 3
 
 
+def test_order_holds_for_what_comes_in_one_read(chat):
+    """Messages of one read are shown together, and still before and after what else was in it."""
+    amy, bob, cem = three(chat)
+    for client in (amy, bob):
+        client.join("q")
+    amy.arrived().clear()
+    parts = [
+        *({"t": "say", "room": "r", "body": body, "cid": body, "ref": 1} for body in ("1", "2")),
+        {"t": "say", "room": "q", "body": "3", "cid": "3", "ref": 1},
+        {"t": "typing", "room": "r", "on": True},
+        *({"t": "say", "room": "r", "body": body, "cid": body, "ref": 1} for body in ("4", "5")),
+        {"t": "say", "to": "bob", "body": "6", "cid": "6", "ref": 1},
+        {"t": "mod", "room": "r", "op": "kick", "who": "cem", "ref": 1},
+        {"t": "say", "room": "r", "body": "7", "cid": "7", "ref": 1},
+        {"t": "quit", "ref": 1},
+        {"t": "say", "room": "r", "body": "8", "cid": "8", "ref": 1},
+    ]
+    amy.peer.write(b"".join(evloop.Framing.U32.encode(amy.codec.encode(part)) for part in parts))
+    answers = amy.ended()
+    assert [message["t"] for message in answers] == ["ok"] * 8 + ["bye"]
+    assert [message["seq"] for message in answers[:-1]] == [1, 2, 1, 3, 4, 1, 5, 6]
+    chat.world.settle()
+
+    def heard(client, room):
+        return [
+            message.get("body") or message.get("op") or message["e"]
+            for message in client.arrived()
+            if message.get("room") == room
+        ]
+
+    assert heard(bob, "r") == ["1", "2", "typing", "4", "5", "kick", "7", "part"]
+    assert heard(bob, "q")[:1] == ["3"]
+    assert heard(cem, "r") == ["1", "2", "typing", "4", "5", "kick"]
+    assert sum(message.get("body") == "6" for message in bob.messages) == 1
+
+
 def test_say_without_a_ref_is_said_and_not_answered(chat):
     """The simplest client of all only sends."""
     amy, bob, _ = three(chat)
@@ -227,7 +264,7 @@ def test_recent_sends_are_remembered_to_their_number_and_bounded():
     """At least so many, at most twice: two generations instead of a queue."""
     recent = Recent(4)
     for n in range(20):
-        recent.add(("r", str(n)), Said(n, 0, "e", 0))
+        recent.add(("r", str(n)), (n, 0, "e", 0))
         assert all(recent.get(("r", str(k))) for k in range(max(n - 3, 0), n + 1))
         assert len(recent) <= 8
     recent.discard(("r", "19"))

@@ -5,7 +5,7 @@ Rule: nothing in this file may know a room or a session.  Read next: ``rooms.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import evloop
@@ -68,3 +68,8 @@ class FanOut:
         # A list: what a member's callbacks do about its output may add and discard members.
         for variant, group in list(self._groups.items()):
             group.send(variant.payload(message), exclude=exclude)
+
+    def send_many(self, messages: Sequence[Any], exclude: evloop.Connection | None = None) -> None:
+        """Send *messages*, in their order, to all but *exclude*: each member is gone to once."""
+        for variant, group in list(self._groups.items()):
+            group.send_many(list(map(variant.payload, messages)), exclude=exclude)

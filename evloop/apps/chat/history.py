@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evloop.apps.chat.rooms import Conversation, Room, within
+from evloop.apps.chat.rooms import Room, within
 from evloop.apps.chat.wire import JSON, History, Join, Msg, Page
 
 if TYPE_CHECKING:
@@ -91,12 +91,11 @@ def _send(session: Session, request: History, room: Room, items: list[Msg], low:
     newest = request.after is None and request.around is None
     codec = JSON if session.variant is None else session.variant.codec
     cut = within(items, room.hub.limits.page_bytes, codec, newest=newest)
-    private = isinstance(room, Conversation)
     session.send(
         Page(
             ref=request.ref,
-            room=None if private else room.name,
-            dm=room.name if private else None,
+            room=None if room.private else room.name,
+            dm=room.name if room.private else None,
             epoch=room.epoch,
             items=cut,
             more_before=_more_before(room, cut[0].seq if cut else low + 1),

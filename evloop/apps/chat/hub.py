@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from evloop.apps.chat import names, texts, wire
 from evloop.apps.chat.limits import ChatLimits
-from evloop.apps.chat.rooms import Conversation, Entry, Room
+from evloop.apps.chat.rooms import Conversation, Entry, Gathered, Room
 from evloop.apps.chat.sessions import ENDED, HELD, OPEN, STRANGER, Session, Transport
 from evloop.apps.chat.store import Loaded, MemoryStore, Store
-from evloop.apps.chat.users import Recent, Said, User
+from evloop.apps.chat.users import Recent, User, digest_of
 from evloop.apps.chat.wire import Event, Note, Ping
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Hub:
         sessions: those that are open or held, by sid.
         strangers, held: sessions with the time by which they have to be welcomed, or resumed; the nearest first.
         choked: sessions with too much output, and since which tick.
+        gathered: what is said in the read that is being answered.
         talks: the direct conversations in memory, by the id of each of their users.
         rooms: those in memory, by name, with direct conversations; `idle` are those that may be let go of, the one
             that was left first in front.
@@ -74,6 +75,7 @@ class Hub:
         self.reactor = reactor
         self.limits = limits or ChatLimits()
         self.store: Store = store or MemoryStore()
+        self.keeps_nothing = type(self.store) is MemoryStore  # there is nothing to wait for, nor to tell it
         self.authenticate = authenticate
         self.motd = motd
         self.lang = texts.language(lang)
@@ -87,6 +89,7 @@ class Hub:
         self.choked: dict[Session, int] = {}
         self.rooms: dict[str, Room] = {}
         self.idle: OrderedDict[str, Room] = OrderedDict()
+        self.gathered = Gathered()
         self.talks: defaultdict[str, set[str]] = defaultdict(set)
         self.uncounted: set[Room] = set()
         self._loading: dict[str, list[Callable[[Room | None], None]]] = {}
@@ -262,7 +265,7 @@ class Hub:
         now = self.reactor.time() + self.limits.repeat_seconds
         for user_id, cid, msg in loaded.repeats:
             recent = self.recent_of(user_id)
-            recent.add((room.name, cid), Said(msg.seq, msg.ts, room.epoch, hash((msg.body, msg.kind))))
+            recent.add((room.name, cid), (msg.seq, msg.ts, room.epoch, digest_of(msg.body, msg.kind)))
             if user_id not in self.users:
                 self._departed[user_id] = (now, recent)
 

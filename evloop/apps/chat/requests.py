@@ -20,10 +20,10 @@ from evloop.apps.chat import names, wire
 from evloop.apps.chat.history import history, recover
 from evloop.apps.chat.moderation import Refused, change_of, first_member, is_banned, is_muted, is_op
 from evloop.apps.chat.names import fold, room_name
-from evloop.apps.chat.rooms import Conversation, Entry, Room
+from evloop.apps.chat.rooms import Conversation, Room
 from evloop.apps.chat.store import Unavailable
 from evloop.apps.chat.texts import language
-from evloop.apps.chat.users import Said, User
+from evloop.apps.chat.users import Said, User, digest_of
 from evloop.apps.chat.wire import Event, Msg, Ok, Say
 
 if TYPE_CHECKING:
@@ -391,40 +391,38 @@ def _say(session: Session, request: Say, room: Room) -> None:
     assert user is not None
     if len(body) > _SURELY_SHORT and len(body.encode()) > wire.MAX_BODY:
         return session.error(request.ref, "too_big", f"body of {len(body.encode())} bytes exceeds {wire.MAX_BODY}")
-    key = room.name, cid
-    digest = hash((body, request.kind))
-    said = user.recent.get(key)
+    key, recent = (room.name, cid), user.recent
+    digest = digest_of(body, request.kind)
+    said = recent.get(key)
     if said is not None:
         return _repeat(session, request, room, said, digest)
     if room.state.mutes and is_muted(room, user):
         return session.error(request.ref, "muted", room.name)
     seq, ts = room.next_place()
-    msg = Msg(
-        seq=seq, ts=ts, sender=user.nick, body=body, room=room.name, kind=request.kind, cid=cid, re=request.re,
-        file=request.file,
-    )  # fmt: skip
+    msg = Msg(seq=seq, ts=ts, sender=user.nick, body=body, room=room.name, cid=cid)
+    if request.kind != "text" or request.re is not None or request.file is not None:
+        msg.kind, msg.re, msg.file = request.kind, request.re, request.file
     if isinstance(room, Conversation):
         msg.room, msg.dm, msg.user, msg.to = None, room.name, user.id, room.nick_of(room.other(user.id))
-    user.recent.add(key, Said(seq, ts, room.epoch, digest))
     try:
-        room.post(Entry(room, msg, session, request.ref, key))
+        room.post(msg, session, request.ref, key)
     except Unavailable as exc:
-        user.recent.discard(key)
         return session.error(request.ref, "unavailable", str(exc))
+    recent.add(key, (seq, ts, room.epoch, digest))
     return None
 
 
 def _repeat(session: Session, request: Say, room: Room, said: Said, digest: int) -> None:
     """Answer who says the same again, by its cid: as the first time, and as soon as that is kept."""
-    if said.digest != digest:
+    seq, ts, epoch, first = said
+    if first != digest:
         return session.error(request.ref, "cid_conflict", request.cid)
-    if said.epoch == room.epoch and said.seq > room.ring.top:
+    if epoch == room.epoch and seq > room.ring.top:
         for entry in room.pending:
-            if entry.msg.seq == said.seq:
+            if entry.msg.seq == seq:
                 return entry.repeats.append((session, request.ref))
-    dm = room.name if isinstance(room, Conversation) else None
-    answer = Ok(ref=request.ref, seq=said.seq, epoch=said.epoch, ts=said.ts, dup=True, dm=dm)
-    return _ok(session, request.ref, answer)
+    dm = room.name if room.private else None
+    return _ok(session, request.ref, Ok(ref=request.ref, seq=seq, epoch=epoch, ts=ts, dup=True, dm=dm))
 
 
 def typing(session: Session, request: wire.Typing) -> None:
@@ -482,7 +480,7 @@ def mod(session: Session, request: wire.Mod) -> None:
     # Now, and not when it is kept: what is asked for next has to build on it, and a ban must not wait for a disk.
     room.state = change.state or before
     try:
-        room.post(Entry(room, msg, session, request.ref, state=change.state, then=then))
+        room.post(msg, session, request.ref, state=change.state, then=then)
     except Unavailable as exc:
         room.state = before
         return session.error(request.ref, "unavailable", str(exc))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
 from time import time_ns
@@ -22,8 +22,6 @@ from evloop.apps.chat.store import Loaded, RoomState, Unavailable
 from evloop.apps.chat.wire import Codec, Event, Msg, Ok
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from evloop.apps.chat.hub import Hub
     from evloop.apps.chat.sessions import Session
     from evloop.apps.chat.users import User
@@ -74,13 +72,14 @@ class Entry:
 class Ring:
     """The last messages of a room, seq ``floor + 1`` to ``top``, within a bound on their number and one on bytes."""
 
-    __slots__ = ("top", "bytes", "_messages", "_most", "_most_bytes")
+    __slots__ = ("top", "bytes", "_messages", "_sizes", "_most", "_most_bytes")
 
     def __init__(self, most: int, most_bytes: int, top: int = 0, tail: Iterable[Msg] = ()) -> None:
         self.top = top
         self.bytes = 0
         self._most, self._most_bytes = most, most_bytes
         self._messages: deque[Msg] = deque()
+        self._sizes: deque[int] = deque()
         for msg in tail:
             self.append(msg)
 
@@ -91,19 +90,22 @@ class Ring:
 
     def append(self, msg: Msg) -> int:
         """Add the next message; return by how many bytes the ring has grown, less than 0 if it has shrunk."""
-        before = self.bytes
-        self._messages.append(msg)
+        messages, sizes = self._messages, self._sizes
+        size = grown = _size(msg)
+        messages.append(msg)
+        sizes.append(size)
         self.top = msg.seq
-        self.bytes += _size(msg)
-        while self.bytes > self._most_bytes or len(self._messages) > self._most:
-            self.drop()
-        return self.bytes - before
+        self.bytes += size
+        while self.bytes > self._most_bytes or len(messages) > self._most:
+            grown -= self.drop()
+        return grown
 
     def drop(self) -> int:
         """Let go of the oldest message; return its bytes, 0 if there is none."""
         if not self._messages:
             return 0
-        size = _size(self._messages.popleft())
+        self._messages.popleft()
+        size = self._sizes.popleft()
         self.bytes -= size
         return size
 
@@ -135,10 +137,51 @@ def within(messages: Sequence[Msg], most_bytes: int, codec: Codec, *, newest: bo
     return chosen[::-1] if newest else chosen
 
 
+class Gathered:
+    """What one session has said in one read and one room, to be shown at the end of the read, or before anything else.
+
+    With 32 messages in a read each of 100 members is gone to once and not 32 times, which is a third of the work.  The
+    order stays: nobody else has a turn meanwhile, and what the sender does besides comes after :meth:`flush`.
+
+    Attributes:
+        sender: whose read it is; None: nothing is gathered.
+    """
+
+    __slots__ = ("sender", "_room", "_messages")
+
+    def __init__(self) -> None:
+        self.sender: Session | None = None
+        self._room: Room | None = None
+        self._messages: list[Msg] = []
+
+    def add(self, room: Room, msg: Msg) -> None:
+        """Show *msg* in *room* later."""
+        if room is not self._room:
+            self.flush()
+            self._room = room
+        self._messages.append(msg)
+
+    def flush(self) -> None:
+        """Show what was gathered."""
+        if self._messages:
+            room, sender, messages = self._room, self.sender, self._messages
+            assert room is not None and sender is not None
+            self._room, self._messages = None, []
+            room.show_many(messages, sender)
+
+    def end(self) -> None:
+        """Show what was gathered, and gather no more."""
+        try:
+            self.flush()
+        finally:
+            self.sender = None
+
+
 class Room:
     """One room.
 
     Attributes:
+        private: True for a direct conversation.
         name, epoch: which, and of what order.
         ring: the last messages; ``ring.top`` is the newest that was shown.
         assigned: the last seq that was given, ``>= ring.top``.
@@ -152,6 +195,8 @@ class Room:
         *("hub", "name", "epoch", "ring", "assigned", "users", "state", "pending", "counted"),
         *("_fanout", "_ts", "_sorted"),
     )
+
+    private = False
 
     def __init__(self, hub: Hub, name: str, loaded: Loaded) -> None:
         limits = hub.limits
@@ -180,31 +225,55 @@ class Room:
             self._ts = ts
         return self.assigned + 1, self._ts
 
-    def post(self, entry: Entry) -> None:
-        """Give ``entry.msg`` the place that it has from :meth:`next_place`.  Unavailable: it was not taken."""
-        if self.hub.closing:
+    def post(
+        self,
+        msg: Msg,
+        session: Session,
+        ref: int | None,
+        key: tuple[str, str] | None = None,
+        state: RoomState | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Give *msg* the place that it has from :meth:`next_place`; *session* gets ``ok`` with *ref* when it is kept.
+
+        Args: key, state, then: as for an Entry.
+        Raises: Unavailable: it was not taken.
+        """
+        hub = self.hub
+        if hub.closing:
             raise Unavailable("the server stops")
-        kept = self.hub.store.append(entry)
-        self.assigned = entry.msg.seq
+        if hub.keeps_nothing and then is None:
+            self.assigned = msg.seq
+            return self.shown(msg, session, ref)
+        entry = Entry(self, msg, session, ref, key, state, then)
+        kept = hub.store.append(entry)
+        self.assigned = msg.seq
         if kept:
-            self.commit(entry)
-        else:
-            self.pending.append(entry)
+            return self.commit(entry)
+        return self.pending.append(entry)
 
     def commit(self, entry: Entry) -> None:
-        """Show what is kept: to its sender as ``ok``, at this place in the order, to all others as ``msg``."""
-        msg, session = entry.msg, entry.session
-        hub = self.hub
-        hub.kept_bytes += self.ring.append(msg)
-        hub.said += 1
-        self.show(msg, session)
-        if entry.ref is not None:
-            session.send(self.ok(entry.ref, msg))
+        """Show what is kept, and answer all who wait for that."""
+        msg = entry.msg
+        self.shown(msg, entry.session, entry.ref)
         for other, ref in entry.repeats:
             if ref is not None:
                 other.send(self.ok(ref, msg, dup=True))
         if entry.then is not None:
+            self.hub.gathered.flush()  # who is taken out has seen why
             entry.then()
+
+    def shown(self, msg: Msg, sender: Session, ref: int | None) -> None:
+        """Show *msg*: to its sender as ``ok``, at this place in the order, to all others as ``msg``."""
+        hub = self.hub
+        hub.kept_bytes += self.ring.append(msg)
+        hub.said += 1
+        if hub.gathered.sender is sender and not self.private:
+            hub.gathered.add(self, msg)
+        else:
+            self.show(msg, sender)
+        if ref is not None:
+            sender.send(self.ok(ref, msg))
         if hub.kept_bytes > hub.limits.total_bytes:
             hub.relieve(self)
 
@@ -215,6 +284,10 @@ class Room:
     def show(self, msg: Msg, sender: Session) -> None:
         """Send *msg* to all but *sender*."""
         self._fanout.send(msg, sender.conn)
+
+    def show_many(self, messages: Sequence[Msg], sender: Session) -> None:
+        """Send *messages* to all but *sender*."""
+        self._fanout.send_many(messages, sender.conn)
 
     def send(self, message: Any, exclude: Session | None = None) -> None:
         """Send *message* to each session in the room, but for *exclude*."""
@@ -276,6 +349,8 @@ class Conversation(Room):
     """The direct conversation of two users: its members are their sessions, whoever is there."""
 
     __slots__ = ("ids", "nicks")
+
+    private = True
 
     def __init__(self, hub: Hub, name: str, loaded: Loaded) -> None:
         super().__init__(hub, name, loaded)

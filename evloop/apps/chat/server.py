@@ -44,7 +44,7 @@ FAREWELL = 1.0
 class FramedMember(evloop.Protocol):
     """The transport of a client that sends frames: over TCP, TLS or a UNIX socket.  Reactor thread only."""
 
-    __slots__ = ("conn", "frame_received", "hub", "pause_reading", "resume_reading", "session")
+    __slots__ = ("conn", "frame_received", "frames_received", "hub", "pause_reading", "resume_reading", "session")
 
     conn: evloop.Connection
     session: Session
@@ -58,7 +58,10 @@ class FramedMember(evloop.Protocol):
         self.pause_reading = conn.pause_reading
         self.resume_reading = conn.resume_reading
         self.session = self.hub.connected(self)
-        self.frame_received = self.session.message
+        if self.hub.limits.rate:
+            self.frame_received = self.session.message  # the rate is kept by a pause, and that may be after each one
+        else:
+            self.frames_received = self.session.messages
 
     @property
     def host(self) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from evloop.apps.chat import wire
 from evloop.apps.chat.requests import HANDLERS, STRANGERS, refuse
 from evloop.apps.chat.texts import text
-from evloop.apps.chat.wire import DECODE_ERRORS, ERRORS, JSON, MAX_MESSAGE, Bye, Codec, Err, codec_of, fault_of
+from evloop.apps.chat.wire import DECODE_ERRORS, ERRORS, JSON, MAX_MESSAGE, Bye, Codec, Err, Say, codec_of, fault_of
 
 if TYPE_CHECKING:
     import evloop
@@ -148,11 +148,26 @@ class Session:
         self._bad = 0
         if self._bucket is not None:
             self._spend(self._bucket)
+        if type(request) is not Say and self.hub.gathered.sender is not None:
+            self.hub.gathered.flush()
         try:
             self._handlers.get(type(request), refuse)(self, request)
         except Exception:
             logger.exception("chat: %s of %s failed", type(request).__name__, self)
             self.error(request.ref, "internal")
+        return None
+
+    def messages(self, payloads: list[bytes]) -> None:
+        """Answer all messages of one read; for transports that need not stop between two of them (see Bucket)."""
+        if len(payloads) == 1:
+            return self.message(payloads[0])
+        gathered = self.hub.gathered
+        gathered.sender = self
+        try:
+            for payload in payloads:
+                self.message(payload)
+        finally:
+            gathered.end()
         return None
 
     def choked(self) -> None:
