@@ -21,7 +21,7 @@ from evloop._admission import PerAddress, SpareDescriptor
 from evloop._connection_shared import overload
 from evloop._packets import refuse_tls
 from evloop.addresses import Address, AddressLike, parse_address
-from evloop.connection import Budget, Connection, accept, puller_of
+from evloop.connection import Budget, Connection, ConnectionStats, accept, puller_of
 from evloop.errors import CloseReason
 from evloop.framing import Framing
 from evloop.limits import HEAD_ROOM, Limits
@@ -72,6 +72,8 @@ FAREWELL = 1.0
 
 # Why a connection is closed as it is accepted; the counters of stats().
 REFUSALS = ("refused_max_connections", "refused_per_address", "refused_protocol", "refused_no_descriptor")
+
+_NO_FLOW = ConnectionStats(0, 0, 0, 0, 0, 0, 0)
 
 _WARNED = frozenset(
     {
@@ -204,6 +206,11 @@ class Server:
         """The first of :attr:`addresses`; before start and after close the one that was asked for."""
         return self._listeners[0].address if self._listeners else self._wanted
 
+    @property
+    def accept_paused(self) -> bool:
+        """Whether a listener rests because the process or the machine is out of something.  Any thread."""
+        return any(listener.resting for listener in self._listeners)
+
     def close(self) -> None:
         """Stop accepting; connections go on.  Idempotent.  Reactor thread only.
 
@@ -259,8 +266,8 @@ class Server:
         """Return what was counted, all ints.  Any thread; costs about a microsecond for each connection.
 
         - now: ``connections``; ``buffered_bytes``, which they hold: unfinished and undelivered frames, and output;
-          ``reads_paused``, of how many nothing is delivered; ``accept_paused``, 1 while a listener rests because the
-          process or the machine is out of something.
+          ``buffered_output``, the output of that; ``reads_paused``, of how many nothing is delivered;
+          ``accept_paused``, 1 while a listener rests because the process or the machine is out of something.
         - ever: ``accepted``; ``refused``, and of those ``refused_max_connections``, ``refused_per_address``,
           ``refused_protocol`` (the factory failed), ``refused_no_descriptor``; ``accept_errors``, and of those
           ``accept_errors_<errno>`` for each that occurred, such as EMFILE; ``handshake_errors``, peers that did not
@@ -270,19 +277,21 @@ class Server:
         """
         counters = Counter(self.counters)
         flows = [conn.stats for conn in list(self.connections)]
+        total = ConnectionStats(*map(sum, zip(_NO_FLOW, *flows, strict=True)))
         return {
             "connections": len(flows),
-            "buffered_bytes": sum(flow.output + flow.input for flow in flows),
-            "reads_paused": sum(flow.paused for flow in flows),
-            "accept_paused": int(any(listener.resting for listener in self._listeners)),
+            "buffered_bytes": total.output + total.input,
+            "buffered_output": total.output,
+            "reads_paused": total.paused,
+            "accept_paused": int(self.accept_paused),
             "accepted": 0,
             "refused": sum(counters[name] for name in REFUSALS),
             **dict.fromkeys(REFUSALS, 0),
             "accept_errors": sum(n for name, n in counters.items() if name.startswith("accept_errors_")),
-            "received_bytes": self._ended[1] + sum(flow.bytes_received for flow in flows),
-            "sent_bytes": self._ended[3] + sum(flow.bytes_sent for flow in flows),
-            "frames_received": self._ended[0] + sum(flow.frames_received for flow in flows),
-            "frames_sent": self._ended[2] + sum(flow.frames_sent for flow in flows),
+            "received_bytes": self._ended[1] + total.bytes_received,
+            "sent_bytes": self._ended[3] + total.bytes_sent,
+            "frames_received": self._ended[0] + total.frames_received,
+            "frames_sent": self._ended[2] + total.frames_sent,
             "slow_consumers": counters["closed_slow_consumer"] + counters["closed_write_timeout"],
             "overloaded": counters["closed_overload"],
             "handshake_errors": 0,

@@ -137,7 +137,7 @@ class Admin:
             found.append("starting")
         if len(server.connections) >= _max_connections(server.limits):
             found.append("full")
-        if server.stats()["accept_paused"]:
+        if server.accept_paused:
             found.append("no descriptors")
         return [*found, *self._unready()]
 

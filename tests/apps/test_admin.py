@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 from peers import World, connection_class, encode, world
 from programs import PATIENCE, Served, environment, frame, receive_frame, run_program, serving
@@ -139,7 +141,10 @@ def test_admin_metrics_have_the_names_and_the_counts(world, watched):
     assert found["evloop_connections_accepted_total"] == 1
     assert found["evloop_frames_received_total"] == 2
     assert found["evloop_received_bytes_total"] == len(encode(b"hello", b"you"))
-    assert found["process_open_fds"] > 3
+    assert abs(found["process_open_fds"] - len(os.listdir("/proc/self/fd"))) < 3
+    assert abs(found["process_start_time_seconds"] - psutil.Process().create_time()) < 2
+    assert abs(found["process_resident_memory_bytes"] / psutil.Process().memory_info().rss - 1) < 0.1
+    assert found["process_cpu_seconds_total"] > 0
     assert "127.0.0.1" not in text, "a peer's address would be a time series for ever"
 
 
