@@ -10,6 +10,7 @@ import { element } from "./elements.js";
 
 const DEFAULT_ROOM = "大厅"; // where one comes in, unless the address names a #room
 const KEPT = "evloop-chat"; // of sessionStorage: this tab's session, while the page is away
+const A_FRAME = 16; // ms; not requestAnimationFrame, which stands still while the title of a hidden tab must count
 const byId = (id) => document.getElementById(id);
 
 // --- what the browser remembers ----------------------------------------------------------------------------------
@@ -64,7 +65,9 @@ const view = {
   state: () => drawState(chat),
   welcomed,
   gate: (error) => openGate(error),
-  rooms: () => drawRooms(chat, openRoom),
+  rooms: () => {
+    roomsTimer ||= setTimeout(drawRoomsNow, A_FRAME);
+  },
   opened,
   reset: (room) => {
     log.redraw(room);
@@ -74,6 +77,7 @@ const view = {
   moved: (room, item) => log.moved(room, item),
   dropped: (room, item) => log.dropped(room, item),
   older: (room, items) => log.older(room, items),
+  trimmed: (room, items) => log.trimmed(room, items),
   members: (room) => room === chat.active && drawMembers(chat, openDirect, leave),
   typing: (room) => room === chat.active && drawTyping(chat),
   called: notify,
@@ -103,8 +107,17 @@ const composer = new Composer(
   },
 );
 
-function drawAll() {
+let roomsTimer = 0;
+
+/** The lists change with every message of another room: in a flood they are drawn once a frame. */
+function drawRoomsNow() {
+  clearTimeout(roomsTimer);
+  roomsTimer = 0;
   drawRooms(chat, openRoom);
+}
+
+function drawAll() {
+  drawRoomsNow();
   drawMembers(chat, openDirect, leave);
   drawTyping(chat);
   drawState(chat);

@@ -7,7 +7,7 @@ import { text } from "./texts.js";
 
 const PAGE = 50; // messages of a page of history
 const FILL = 200; // of one that fills a gap: the protocol's most
-const KEPT = 1_000; // messages of a room in this tab; the older ones come back by scrolling up
+const KEPT = 500; // messages of a room in this tab, ten screens; the older ones come back by scrolling up
 const TYPING_EVERY = 3_000; // ms between two signs that we type
 const REMARKED = ["join", "part", "lost", "nick"]; // events that are worth a line
 const RETRY = 2_000; // ms until a message that was refused for now is sent again, if the server does not say when
@@ -19,8 +19,8 @@ function freshId() {
 
 /**
  * The chat of this tab.  *view* has: state(), gate(error), rooms(), opened(room), reset(room), added(room, item),
- * moved(room, item), dropped(room, item), older(room, items), members(room), typing(room), called(room, item), and
- * watching(room), which says whether the user sees the end of it now.
+ * moved(room, item), dropped(room, item), older(room, items), trimmed(room, items), members(room), typing(room),
+ * called(room, item), and watching(room), which says whether the user sees the end of it now.
  */
 export class Chat {
   nick = "";
@@ -309,10 +309,9 @@ export class Chat {
     const item = this.#item(msg);
     room.last = msg.seq;
     room.items.push(item);
-    room.typing.delete(msg.from);
+    if (room.typing.delete(msg.from)) this.#view.typing(room);
     this.#count(room, item);
     this.#view.added(room, item);
-    this.#view.typing(room);
     if (msg.kind === "mod") this.#moderated(room, msg);
     this.#trim(room);
   }
@@ -334,9 +333,9 @@ export class Chat {
   /** Drop the oldest messages of a long room, unless the user is up there reading them. */
   #trim(room) {
     if (room.items.length <= KEPT + PAGE || (room === this.active && !this.#view.watching(room))) return;
-    room.items.splice(0, room.items.length - KEPT);
+    const dropped = room.items.splice(0, room.items.length - KEPT);
     room.more = true;
-    if (room === this.active) this.#view.reset(room);
+    this.#view.trimmed(room, dropped);
   }
 
   async #fill(room) {

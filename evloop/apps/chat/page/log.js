@@ -43,6 +43,7 @@ function continues(item, before) {
 export class Log {
   room = null;
   stuck = true; // the view is at the end, and stays there
+  #at = 0; // where the view stood last, px
   #scroll;
   #list;
   #top;
@@ -85,8 +86,8 @@ export class Log {
     });
     if (room?.unread) this.#toLine();
     else if (place == null) this.#toEnd();
-    else this.#scroll.scrollTop = place;
-    this.#settle();
+    else this.#goto(place);
+    this.stuck = this.#atEnd();
     this.#drawJump();
     this.check();
   }
@@ -98,9 +99,10 @@ export class Log {
     if (known) this.#adopt(known, item);
     else this.#append(item, item.pending ? null : this.#firstPending());
     this.#drawLine();
+    // Who is at the end stays there by the observer of the list's size, once a frame: to ask for the height here would
+    // lay a thousand messages out for each one.  A page that nobody sees is not taken past the unread line.
     if (item.pending) this.toEnd();
     else if (this.stuck && document.hidden && room.unread) this.#toLine();
-    else if (this.stuck) this.#toEnd();
     this.#drawJump();
   }
 
@@ -135,8 +137,19 @@ export class Log {
       if (first) this.#decorate(first);
       this.#drawTop();
     });
-    this.#scroll.scrollTop = this.#scroll.scrollHeight - fromEnd;
+    this.#goto(this.#scroll.scrollHeight - fromEnd);
     this.check();
+  }
+
+  /** *items*, the oldest, are not shown any more. */
+  trimmed(room, items) {
+    if (room !== this.room) return;
+    for (const item of items) {
+      this.#nodes.get(item)?.remove();
+      this.#nodes.delete(item);
+    }
+    if (this.#list.firstElementChild) this.#decorate(this.#list.firstElementChild);
+    this.#drawTop();
   }
 
   /** Draw *room* again, if it is shown: much of it has changed, or the language has. */
@@ -160,26 +173,35 @@ export class Log {
 
   // --- where the view stands -------------------------------------------------------------------------------------
 
+  #goto(top) {
+    this.#scroll.scrollTop = top;
+    this.#at = this.#scroll.scrollTop;
+  }
+
   #toEnd() {
-    this.#scroll.scrollTop = this.#scroll.scrollHeight;
+    this.#goto(this.#scroll.scrollHeight);
   }
 
   #toLine() {
     const line = this.#list.querySelector(".fresh");
     if (!line) return this.#toEnd();
     const top = line.getBoundingClientRect().top - this.#scroll.getBoundingClientRect().top;
-    this.#scroll.scrollTop += top - ABOVE_LINE;
-    return this.#settle();
+    this.#goto(this.#scroll.scrollTop + top - ABOVE_LINE);
+    this.stuck = this.#atEnd();
+    return undefined;
   }
 
-  #settle() {
+  #atEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroll;
-    this.stuck = scrollHeight - scrollTop - clientHeight < AT_BOTTOM;
+    return scrollHeight - scrollTop - clientHeight < AT_BOTTOM;
   }
 
+  /** Only going up leaves the end: the event of our own scrolling comes late, and more may have been said by then. */
   #scrolled() {
     const before = this.stuck;
-    this.#settle();
+    const top = this.#scroll.scrollTop;
+    this.stuck = (before && top >= this.#at) || this.#atEnd();
+    this.#at = top;
     if (before !== this.stuck) this.#drawJump();
     this.check();
   }
@@ -330,6 +352,7 @@ export class Log {
     else if (room.epoch === null) this.#top.textContent = text("loading");
     else if (room.more) this.#top.textContent = text("older");
     else if (room.items[0]?.kind === "gap") this.#top.textContent = "";
+    else if (room.first > 1) this.#top.textContent = text("forgotten");
     else if (room.direct !== null) this.#top.textContent = text("beginningDirect", { who: room.direct });
     else this.#top.textContent = text("beginning", { room: room.name });
   }
