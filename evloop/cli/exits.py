@@ -8,6 +8,7 @@ USAGE = 2
 CANNOT_CONNECT = 3  # nor bind
 TIMEOUT = 4
 PEER = 5  # broke the protocol, or is gone
+REFUSED = 6  # by the server
 WRONG_BYTES = 7
 FAIL_IF = 9  # what --fail-if names has come true
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports of a program whose reader (head, less) has left

@@ -21,7 +21,7 @@ from evloop.cli.printable import printable
 from evloop.cli.standard_streams import forget_stdout, open_standard_streams
 
 # Each is a module of this package with a click command named `command`.
-_COMMANDS = ("serve", "connect", "bench", "info")
+_COMMANDS = ("serve", "connect", "chat", "bench", "info")
 
 _HELP = f"""\
 evloop {evloop.__version__} - event-loop servers and clients for whole, framed messages
@@ -33,7 +33,7 @@ Usage: evloop COMMAND [options]
     evloop connect :9000             # terminal 2: type; answers arrive while you type
 
   Serve      serve echo, serve upper, serve chat
-  Use        connect
+  Use        connect, chat
   Measure    bench peers, bench framing, bench compare, bench report
   Other      info
 
@@ -41,7 +41,7 @@ Usage: evloop COMMAND [options]
 
 evloop COMMAND --help shows a command's options.
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot listen or connect, 4 timeout, 5 protocol error or peer gone,
-7 wrong bytes, 9 a --fail-if fired, 130 Ctrl-C.
+6 refused by the server, 7 wrong bytes, 9 a --fail-if fired, 130 Ctrl-C.
 """
 
 

@@ -5,7 +5,7 @@ Rule: nothing in this package may print, or run outside of an asyncio event loop
 
 from evloop.apps.chat.client.backoff import Backoff
 from evloop.apps.chat.client.client import Client
-from evloop.apps.chat.client.errors import ChatError, Disconnected, Ended, OutboxFull, Refused
+from evloop.apps.chat.client.errors import ChatError, Disconnected, Ended, OutboxFull, Refused, reason_of
 from evloop.apps.chat.client.events import (
     Entered,
     Event,
@@ -40,4 +40,5 @@ __all__ = [
     "Ended",
     "OutboxFull",
     "Refused",
+    "reason_of",
 ]

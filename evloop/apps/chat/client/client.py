@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import evloop
 from evloop.addresses import AddressLike
 from evloop.apps.chat import wire
 from evloop.apps.chat.client.backoff import Backoff
-from evloop.apps.chat.client.errors import Disconnected, Ended, OutboxFull, Refused
+from evloop.apps.chat.client.errors import Disconnected, Ended, OutboxFull, Refused, reason_of
 from evloop.apps.chat.client.events import (
     Entered,
     Event,
@@ -29,6 +29,7 @@ from evloop.apps.chat.client.events import (
 from evloop.apps.chat.client.link import Link, refused
 from evloop.apps.chat.client.outbox import Outbox, Unsent
 from evloop.apps.chat.client.rooms import Room
+from evloop.apps.chat.names import room_name
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -73,7 +74,7 @@ class Client:
         ssl: an `ssl.SSLContext` such as :func:`evloop.tls.client_context` makes; None: no TLS.
         server_hostname: the name to find in the certificate; None: the host of *address*.
         encoding: ``"json"`` or ``"msgpack"``.
-        timeout: seconds for one attempt to connect (float > 0).
+        timeout: seconds for one attempt to connect (float > 0); None: as long as the kernel tries.
         queue: events that may wait for the program (int > 0).  Before the first iteration the oldest of more are
             dropped; from then on nothing is read above it, and the server keeps what it can.
         outbox: things said that may wait for the server (int > 0).
@@ -101,7 +102,7 @@ class Client:
         ssl: SSLContext | None = None,
         server_hostname: str | None = None,
         encoding: str = "json",
-        timeout: float = TIMEOUT,
+        timeout: float | None = TIMEOUT,
         queue: int = QUEUE,
         outbox: int = OUTBOX,
         backoff: Backoff | None = None,
@@ -112,7 +113,7 @@ class Client:
             raise ValueError(f"{self._address} keeps packets, and chat needs a stream: use unix: or TCP")
         if encoding not in wire.CODECS:
             raise ValueError(f"encoding is one of {', '.join(wire.CODECS)}, not {encoding!r}")
-        if not (timeout > 0 and queue > 0 and outbox > 0):
+        if not ((timeout is None or timeout > 0) and queue > 0 and outbox > 0):
             raise ValueError(f"timeout, queue and outbox are > 0, not {timeout}, {queue} and {outbox}")
         self.nick, self.user = nick or "", ""
         self.state = "connecting"
@@ -236,7 +237,7 @@ class Client:
             if link.bye is not None:
                 raise Ended(link.bye.code, link.bye.text)
             cause = link.closed.result()
-            raise cause if isinstance(cause, OSError) else Disconnected(f"no welcome came: {cause or 'it was closed'}")
+            raise cause if isinstance(cause, OSError) else Disconnected(f"no welcome came: {reason_of(cause)}")
         welcomed.result()
 
     def _welcomed(self, link: Link, welcome: wire.Welcome) -> None:
@@ -272,7 +273,7 @@ class Client:
         self._disconnected()
         bye = link.bye
         if bye is None:
-            return str(cause or "the server has closed the connection"), 0.0
+            return reason_of(cause), 0.0
         if not (bye.reconnect or wire.reconnects(bye.code)):
             raise Ended(bye.code, bye.text)
         return f"{bye.text} ({bye.code})", (bye.after_ms or 0) / 1000
@@ -301,7 +302,7 @@ class Client:
                     raise
                 reason = str(exc)
             except (OSError, Disconnected) as exc:
-                reason = str(exc)
+                reason = reason_of(exc)
             except Refused as exc:
                 # The nick may be that of our own session, which the server still believes to be alive.
                 if not (exc.temp or exc.code == "nick_taken"):
@@ -435,6 +436,11 @@ class Client:
         """How many of the things said are not confirmed yet."""
         return len(self._outbox)
 
+    async def drain(self) -> None:
+        """Wait until there is a place in the outbox, or the client is closed."""
+        while self._outbox.full and self.state != "closed":
+            await self._change()
+
     async def flush(self) -> None:
         """Wait until everything said is confirmed or refused.  Ended, Refused, Disconnected: the client is closed."""
         while len(self._outbox):
@@ -443,8 +449,7 @@ class Client:
                 raise self._end or Disconnected("the client was closed")
 
     async def _said(self, room: str, to: str, body: str, kind: str, re: int | None) -> int:
-        while self._outbox.full and self.state != "closed":
-            await self._change()
+        await self.drain()
         entry = self._add(room, to, body, kind, re)
         try:
             return await asyncio.shield(entry.done)
@@ -459,7 +464,7 @@ class Client:
             raise ValueError(f"a message has 1 to {most} bytes of UTF-8, the server's bound, and this one {size}")
         if self.state == "closed":
             raise self._end or Disconnected("the client was closed")
-        entry = self._outbox.add(room, to, body, kind, re)
+        entry = self._outbox.add(room_name(room), to, body, kind, re)
         self._update_reading()
         return entry
 
@@ -473,12 +478,13 @@ class Client:
         if self.state == "closed":
             raise self._end or Disconnected("the client was closed")
         entered: asyncio.Future[Entered] = asyncio.get_running_loop().create_future()
-        self._rooms.enter(room, history, entered)
+        self._rooms.enter(room_name(room), history, entered)
         self._update_reading()
         return await entered
 
     async def part(self, room: str, why: str = "") -> None:
         """Leave *room*.  While there is no connection it is simply not entered again."""
+        room = room_name(room)
         self._rooms.leave(room)
         if self._link is not None:
             await self._ask(wire.Part(room=room, why=why))
@@ -495,7 +501,7 @@ class Client:
 
     async def who(self, room: str, after: str | None = None) -> wire.Members:
         """Return a page of the members of *room*, by name, those behind *after*."""
-        page: wire.Members = await self._ask(wire.Who(room=room, after=after))
+        page: wire.Members = await self._ask(wire.Who(room=room_name(room), after=after))
         return page
 
     async def rooms(self, prefix: str = "", after: str | None = None) -> wire.RoomList:
@@ -508,30 +514,40 @@ class Client:
 
         *before*: those in front of that number.
         """
-        page = await self._ask(wire.History(room=room or None, to=to or None, before=before, limit=limit))
+        page = await self._ask(wire.History(room=room_name(room) or None, to=to or None, before=before, limit=limit))
         return [self._rooms.message(msg) for msg in page.items]
 
     async def moderate(self, room: str, op: wire.ModOp, who: str = "", text: str = "", secs: int | None = None) -> None:
         """Do *op* (``kick``, ``ban``, ``mute``, ``op``, ``topic``, ...; :class:`wire.Mod`) in *room*."""
-        await self._ask(wire.Mod(room=room, op=op, who=who or None, text=text, secs=secs))
+        room = room_name(room)
+
+        def at_its_place(reply: Any) -> None:
+            """Take the act as what it is, a message of the room: the others get it, and its author this answer."""
+            if type(reply) is wire.Ok and reply.seq is not None:
+                acted = Message(
+                    room, "", reply.seq, reply.ts or 0, self.nick, text, "mod", own=True, op=op, who=who, secs=secs
+                )
+                self._rooms.confirmed(room, acted, reply.epoch or "")
+
+        await self._ask(wire.Mod(room=room, op=op, who=who or None, text=text, secs=secs), at_its_place)
 
     def typing(self, room: str, on: bool = True, *, to: str = "") -> None:
         """Tell *room*, or with "" the nick *to*, that something is being written; without a connection nothing."""
         if self._link is not None:
-            self._link.tell(wire.Typing(on=on, room=room or None, to=to or None))
+            self._link.tell(wire.Typing(on=on, room=room_name(room) or None, to=to or None))
 
     @property
     def followed(self) -> list[Room]:
         """The rooms and conversations that are followed; for reading only."""
         return list(self._rooms)
 
-    async def _ask(self, message: Any) -> Any:
-        """Ask on the connection that there is.
+    async def _ask(self, message: Any, first: Callable[[Any], object] | None = None) -> Any:
+        """Ask on the connection that there is; *first* gets the answer at its place among the pushes.
 
         Raises: Refused; Disconnected: there is none, or it was lost: ask again after ``Status("connected")``.
         """
         if self._link is None:
             raise self._end or Disconnected("there is no connection to the server now")
-        answer = self._link.ask(message)
+        answer = self._link.ask(message, first)
         self._update_reading()
         return await answer

@@ -6,10 +6,14 @@
     ├── OutboxFull    nothing more can be queued for sending
     └── Ended         the server said goodbye, and does not want this client back
 
-Rule: nothing in this file may do anything.
+Rule: nothing in this file may act on an error.
 """
 
 from __future__ import annotations
+
+import os
+import socket
+import ssl
 
 
 class ChatError(Exception):
@@ -46,3 +50,11 @@ class Ended(ChatError):
         super().__init__(f"{text} ({code})")
         self.code = code
         self.text = text
+
+
+def reason_of(exc: BaseException | None) -> str:
+    """Return why a connection failed or ended, in words for people: the kernel's, without numbers and addresses."""
+    own_numbers = isinstance(exc, (socket.gaierror, ssl.SSLError))
+    if isinstance(exc, OSError) and exc.errno and not own_numbers:
+        return os.strerror(exc.errno)
+    return str(exc or "") or "the server has closed the connection"

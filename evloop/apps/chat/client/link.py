@@ -69,14 +69,16 @@ class Link(BufferedFrames):
         self.send(payload)
         return self._ref
 
-    def ask(self, message: Any) -> Coroutine[Any, Any, Any]:
-        """Send *message*, and return what gives its answer when it is awaited.
+    def ask(self, message: Any, first: Answered | None = None) -> Coroutine[Any, Any, Any]:
+        """Send *message*, and return what gives its answer when it is awaited; *first* gets it at once.
 
         Raises, when awaited: Refused: it is an ``err``; Disconnected: none came.
         """
         answer: asyncio.Future[Any] = self._event_loop.create_future()
 
         def answered(reply: Any) -> None:
+            if first is not None:
+                first(reply)
             if not answer.done():
                 answer.set_result(reply)
 

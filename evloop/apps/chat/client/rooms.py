@@ -275,6 +275,10 @@ class Rooms:
         who = event.who or ""
         if room is not None:
             self._count(room, event, who)
+        if event.e == "nick" and event.text:
+            for known in self._rooms.values():
+                if known.peer == who:
+                    known.peer = event.text
         label = room.label if room is not None else (event.room or "", who if event.dm else "")
         self._emit(Presence(*label, event.e, who, event.text, event.n, event.on))
 
@@ -288,8 +292,6 @@ class Rooms:
         elif event.e == "nick" and event.text:
             room.names.pop(who, None)
             room.heard(event.text)
-            if room.peer == who:
-                room.peer = event.text
 
     def _take(self, room: Room, message: Message) -> None:
         self._confirm_own(message)
