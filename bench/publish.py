@@ -79,7 +79,7 @@ STEPS = [
     Step("framing", ["evloop", "bench", "framing"], ["--rounds", "2"]),
     Step("loop", ["evloop.bench.micro"], ["--rounds", "2", "--seconds", "0.01"]),
     Step("fanout", ["evloop", "bench", "fanout", "--subs", "10,100,1000,5000", "--outstanding", "1,32", "--rounds", "4",
-                    "-d", SECONDS], ["--subs", "10", "--rounds", "2", "-d", "100ms"]),
+                    "-d", SECONDS], ["--subs", "10", "--rounds", "2", "-d", "300ms"]),
 ]  # fmt: skip
 
 
