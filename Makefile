@@ -56,8 +56,9 @@ format: $(VENV)/.lint ## format the Python files
 
 bench-setup: build $(VENV)/.bench  ## install what is measured against: Twisted, uvloop, gevent, ...
 
-bench: build $(VENV)/.bench  ## pytest-benchmark suites
-	$(BIN)/python -m pytest bench
+# The first run has nothing to be compared with, which pytest-benchmark takes for an error.
+bench: build $(VENV)/.bench  ## pytest-benchmark, saved and compared with the last saved run (ARGS="-k echo")
+	$(BIN)/python -m pytest bench --benchmark-autosave $(if $(wildcard .benchmarks/*/*.json),--benchmark-compare) $(ARGS)
 
 .PHONY: bench-report
 bench-report: build $(VENV)/.bench  ## measure every number and picture of README and docs, and write them (QUICK=1)

@@ -29,12 +29,14 @@ BLACK, GREY, PALE = "#000000", "#6E6E6E", "#B9B9B9"
 # Who is drawn in a picture of lines, in this order, up to LINES of them: more cannot be told apart.
 STYLES = {
     "c": (BLACK, "--"), "c-raw": (BLACK, "--"), "cloop": (BLACK, "--"), "floor": (BLACK, "--"),
-    "evloop-batch": (BLUE, "-"), "evloop-aio-raw": (BLUE, "-"), "evloop": (BLUE, "-"), "evloop-group": (BLUE, "-"),
+    "evloop-batch": (BLUE, "-"), "evloop-aio-raw": (BLUE, "-"), "evloop": (BLUE, "-"), "evloop-group": (SKY, "-"),
     "evloop-function": (SKY, "-"), "evloop-chat": (SKY, "-"), "evloop-coroutine": (BLUE, ":"),
-    "redis": (RED, "-"), "nats": (GREEN, "-"), "mosquitto": (PINK, "-"),
+    "evloop-aio": (BLUE, "-."), "evloop-aio-protocol": (BLUE, "-."),
+    "redis": (RED, "-"), "nats": (GREEN, "-"), "mosquitto": (PINK, ":"),
     "uvloop": (ORANGE, "-"), "aiofastnet": (RED, "-"), "asyncio": (PINK, "-"), "twisted": (GREEN, "-"),
     "gevent": (GREEN, ":"), "trio": (RED, ":"), "tornado": (ORANGE, ":"), "rloop": (GREY, "-"),
-    "socketserver": (GREY, ":"), "struct": (ORANGE, "-"), "msgpack": (RED, "-"), "pure": (SKY, "-"),
+    "socketserver": (GREY, ":"), "websockets": (GREY, "-."), "struct": (ORANGE, "-"), "msgpack": (RED, "-"),
+    "pure": (SKY, "-"),
 }  # fmt: skip
 LINES = 8
 
@@ -81,6 +83,11 @@ def family(name: str) -> str:
     """Return the key of STYLES that a row's name has, or its first word."""
     name = name.removesuffix(TUNED)
     return name if name in STYLES or name.startswith("evloop") else name.partition("-")[0]
+
+
+def style(name: str) -> tuple[str, str]:
+    """Return the colour and the dashes of a row's line."""
+    return STYLES.get(family(name), (BLUE if name.startswith("evloop") else GREY, "-."))
 
 
 def label(name: str) -> str:
@@ -266,10 +273,10 @@ def _chosen(rows: Mapping[str, Any]) -> list[str]:
 def _plot(axes: Any, lines: Lines, marker: str = "") -> None:
     """Draw lines, each with its name at its end, the names pushed apart as far as they need."""
     for row, points in lines.items():
-        tone, style = STYLES.get(family(row), (GREY, "-."))
+        tone, dashes = style(row)
         thick = 2.4 if row.startswith("evloop") else 1.6
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=tone, linestyle=style, linewidth=thick, marker=marker, markersize=4)
+        axes.plot(xs, ys, color=tone, linestyle=dashes, linewidth=thick, marker=marker, markersize=4)
     axes.margins(x=0.02)
     low, high = axes.get_ylim()
     scale = math.log if axes.get_yscale() == "log" else float
@@ -277,7 +284,7 @@ def _plot(axes: Any, lines: Lines, marker: str = "") -> None:
     ends = {row: (scale(points[-1][1]) - scale(low)) / span for row, points in lines.items()}
     for row, place in spread(ends, 0.052).items():
         x, y = lines[row][-1]
-        tone = STYLES.get(family(row), (GREY, "-."))[0]
+        tone = style(row)[0]
         axes.annotate(
             label(row), (x, y), (1.02, place), textcoords="axes fraction", va="center", fontsize=9, color=_dark(tone),
             arrowprops={"arrowstyle": "-", "color": tone, "linewidth": 0.7, "alpha": 0.6, "relpos": (0, 0.5)},
@@ -340,7 +347,7 @@ def ratio_dots(
         for number, (row, ratios) in enumerate(found.items()):
             if row == base:
                 continue
-            tone = STYLES.get(family(row), (GREY, ""))[0]
+            tone = style(row)[0]
             axes.scatter(list(ratios.values()), [places[case] for case in ratios], color=tone, label=label(row), s=44,
                          marker=marks[number % len(marks)], zorder=3)  # fmt: skip
         axes.set_yticks(list(places.values()), [words.get(case, case) for case in shown])
