@@ -73,6 +73,11 @@ def _script(file: str, *arguments: str) -> Command:
     return lambda _directory, _port: [sys.executable, str(rivals.HERE / file), *arguments]
 
 
+def _chat(_directory: pathlib.Path, _port: int) -> list[str]:
+    return [sys.executable, "-m", "evloop", "serve", "chat", "127.0.0.1:0", "--rate", "0",
+            "--max-output", str(_OUTPUT_BOUND)]  # fmt: skip
+
+
 def _redis(directory: pathlib.Path, port: int) -> list[str]:
     bound = str(_OUTPUT_BOUND)
     return ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "",
@@ -110,6 +115,7 @@ SERVERS: dict[str, Server] = {
         Server("mosquitto", "mqtt", _mosquitto, "mosquitto version .* running", "mosquitto", "mosquitto"),
         Server("evloop-group", "frames", _script("evloop_group.py")),
         Server("evloop-batch", "frames", _script("evloop_group_batch.py")),
+        Server("evloop-chat", "chat", _chat, modules=("click", "msgspec")),
         Server("evloop-aio", "frames", _script("asyncio_fanout.py", "evloop.aio")),
         Server("asyncio", "frames", _script("asyncio_fanout.py", "asyncio")),
         Server("uvloop", "frames", _script("asyncio_fanout.py", "uvloop"), modules=("uvloop",)),
@@ -120,7 +126,7 @@ SERVERS: dict[str, Server] = {
 
 def environment(server: Server) -> dict[str, str]:
     """Return the environment of a server: the common one, cleaned, with this evloop first on the path."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith((*UNWANTED, "GOMAXPROCS"))}
+    env = {key: value for key, value in os.environ.items() if not key.startswith((*UNWANTED, "GOMAXPROCS", "EVLOOP_"))}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE_PARENT, env.get("PYTHONPATH")]))
     env["PATH"] = _path()
     return env | dict(server.environment)
