@@ -194,7 +194,8 @@ cdef class Group(Membership):
             if others:
                 count += spread(others, for_others)
         finally:
-            keep_bounds(above, starved)
+            if above or starved:
+                keep_bounds(above, starved)
         return count
 
     cdef object _encode(self, list payloads, object exclude, Py_ssize_t first, Py_ssize_t end):
