@@ -283,6 +283,18 @@ def test_websocket_paused_delivers_nothing_more_and_loses_nothing(world):
     assert messages_of(peer.received) == [(TEXT, b"a"), (TEXT, b"b"), (PONG, b"p"), (CLOSE, 1000, "")]
 
 
+def test_websocket_that_is_paused_counts_what_it_holds(world):
+    """max_buffered bounds what all hold together, and this is held like any frame."""
+    echo, conn, peer = start(world)
+    peer.write(text("pause") + text("x" * 1000) * 100)
+    world.until(lambda: echo.messages)
+    world.settle()
+    assert conn.stats.input > conn.stats.bytes_received - 2 * websocket.PORTION > 10_000
+    echo.resume_reading()
+    world.until(lambda: len(echo.messages) == 101)
+    assert conn.stats.input == 0
+
+
 def test_websocket_paused_twice_in_one_read_waits_twice(world):
     """What is held back is delivered as it came, with the same stops."""
     echo, conn, peer = start(world)

@@ -199,9 +199,9 @@ class ChatSocket(WebSocket):
 
     def resume_writing(self) -> None:
         """Tell it that it does."""
-        super().resume_writing()
         if self._session is not None:
             self._session.relieved()
+        super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell it that this is over."""
