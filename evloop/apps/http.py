@@ -44,6 +44,7 @@ _END_LENGTH = 4
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # 5.5: no control characters, so no second line in a log
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]")
+_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 TEXT = "text/plain; charset=utf-8"
@@ -293,6 +294,15 @@ def has_tag(request: Request, tag: str) -> bool:
     """Return whether the peer has what *tag* stands for: If-None-Match, compared weakly (RFC 9110, 13.1.2)."""
     known = request.headers.get("if-none-match", "")
     return known == "*" or tag in (item.strip().removeprefix("W/") for item in known.split(","))
+
+
+def takes_gzip(request: Request) -> bool:
+    """Return whether the peer would rather have gzip than nothing: Accept-Encoding (RFC 9110, 12.5.3); any thread."""
+    for item in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = item.replace(" ", "").partition(";")
+        if coding == "gzip":
+            return _NO_WEIGHT.fullmatch(weight) is None
+    return False
 
 
 def host_of(authority: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import ssl
@@ -197,6 +198,18 @@ def test_chat_page_is_served_with_its_policy_and_asked_about_by_its_tag(chat):
     assert (status, body, again["etag"]) == (304, b"", headers["etag"])
     status, again, body = get(chat, "/", method="HEAD")
     assert (status, body, again["content-length"]) == (200, b"", headers["content-length"])
+
+
+def test_chat_page_is_packed_for_who_takes_it(chat):
+    """A third of the bytes, and another entity: its tag is its own."""
+    plain = get(chat, "/chat.js")
+    status, headers, body = get(chat, "/chat.js", "Accept-Encoding: gzip, br")
+    assert (status, headers["content-encoding"], headers["vary"]) == (200, "gzip", "Accept-Encoding")
+    assert gzip.decompress(body) == plain[2]
+    assert len(body) < len(plain[2]) / 2
+    assert headers["etag"] != plain[1]["etag"]
+    assert get(chat, "/chat.js", "Accept-Encoding: gzip", f"If-None-Match: {headers['etag']}")[0] == 304
+    assert get(chat, "/chat.js", f"If-None-Match: {headers['etag']}")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/none", "/../wire.py", "/..%2fwire.py", "//etc/passwd", "/wire.py", "*"])

@@ -341,6 +341,24 @@ def test_http_tag_is_found_in_if_none_match(value, known):
 
 
 @pytest.mark.parametrize(
+    ("value", "takes"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("deflate,gzip ; q=1.0", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("br", False),
+        ("*", False),
+        ("", False),
+    ],
+)
+def test_http_gzip_is_for_who_names_it(value, takes):
+    """A client that takes anything may not have thought of it."""
+    assert http.takes_gzip(http.parse_request(request("GET / HTTP/1.1", f"Accept-Encoding: {value}"))) is takes
+
+
+@pytest.mark.parametrize(
     ("authority", "status"),
     [
         ("127.0.0.1:9000", 200),

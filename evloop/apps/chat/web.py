@@ -13,12 +13,13 @@ Rule: nothing in this file may know what a message means.  Read next: ``http.py`
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evloop import Connection, Framing, Protocol
 from evloop.apps.chat.fanout import Variant
@@ -34,6 +35,7 @@ from evloop.apps.http import (
     host_of,
     only_get,
     refusal,
+    takes_gzip,
 )
 from evloop.apps.websocket import WebSocket, data_frame
 
@@ -132,7 +134,8 @@ class Web:
         file = self._files.get("/index.html" if request.path == "/" else request.path)
         if file is None:
             return refusal(404, "there is nothing at this path; the chat is at /")
-        return file._replace(status=304, body=b"") if has_tag(request, dict(file.headers)["ETag"]) else file
+        answer = file.packed if takes_gzip(request) else file.plain
+        return answer._replace(status=304, body=b"") if has_tag(request, dict(answer.headers)["ETag"]) else answer
 
     def _upgrade(self, conn: Connection, request: Request, rest: bytes) -> bool:
         """Make *conn* a WebSocket, if that is what *request* asks for."""
@@ -223,24 +226,34 @@ def parse_origin(text: str) -> str:
     return origin
 
 
-def load_page() -> dict[str, Response]:
-    """Return the answer for each file of the page, by its path; the files are read once."""
+class File(NamedTuple):
+    """The two answers that a file of the page is: as it is, and by gzip, which is a third of it."""
+
+    plain: Response
+    packed: Response
+
+
+def load_page() -> dict[str, File]:
+    """Return the files of the page by their paths; they are read once."""
     folder = resources.files("evloop.apps.chat") / "page"
-    files: dict[str, Response] = {}
+    files: dict[str, File] = {}
     for file in folder.iterdir() if folder.is_dir() else ():
         kind = _TYPES.get("." + file.name.rpartition(".")[2])
         if kind is not None:
-            body = file.read_bytes()
-            files[f"/{file.name}"] = Response(200, body, kind, _headers(body, kind))
+            files[f"/{file.name}"] = _file(file.read_bytes(), kind)
     return files
 
 
-def _headers(body: bytes, kind: str) -> tuple[tuple[str, str], ...]:
+def _file(body: bytes, kind: str) -> File:
     # no-cache: kept, and asked about each time; a page that is older than its server is a bug report.
-    headers = [("ETag", entity_tag(body)), ("Cache-Control", "no-cache"), ("Referrer-Policy", "no-referrer")]
+    headers = [("Cache-Control", "no-cache"), ("Vary", "Accept-Encoding"), ("Referrer-Policy", "no-referrer")]
     if kind.startswith("text/html"):
         headers.append(("Content-Security-Policy", content_security_policy(body.decode())))
-    return tuple(headers)
+    packed = gzip.compress(body, mtime=0)
+    return File(
+        Response(200, body, kind, (("ETag", entity_tag(body)), *headers)),
+        Response(200, packed, kind, (("ETag", entity_tag(packed)), ("Content-Encoding", "gzip"), *headers)),
+    )
 
 
 def content_security_policy(html: str) -> str:
