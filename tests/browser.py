@@ -151,6 +151,7 @@ class Page:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.call("Security.setIgnoreCertificateErrors", ignore=True)  # those of tests are nobody's
         self.looks(**looks)
         self.goto(url)
 

@@ -15,6 +15,7 @@ import signal
 import pytest
 from browser import browser
 from programs import serving
+from tlspeers import SERVER
 from wires import Wire
 
 from evloop import BlockingClient
@@ -563,6 +564,18 @@ def test_page_of_a_server_with_a_password_asks_for_it(browser, tmp_path):
         page.type("芝麻开门")
         page.press("Enter")
         wait_for_room(page)
+
+
+def test_page_over_tls_talks_over_tls(browser):
+    """A page that came over https may open no other connection than wss, and does."""
+    with (
+        serving("chat", "127.0.0.1:0", "--tls-cert", SERVER) as running,
+        browser.person(f"https://{running.address}/") as amy,
+    ):
+        enter(amy, "amy")
+        write(amy, "secret")
+        amy.wait(solid("secret"))
+        assert amy.complaints() == []
 
 
 def test_page_member_who_is_kicked_is_told_and_put_out(browser, server):
