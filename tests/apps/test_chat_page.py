@@ -14,7 +14,7 @@ import signal
 
 import pytest
 from browser import browser
-from programs import serving
+from programs import Program, serving
 from tlspeers import SERVER
 from wires import Wire
 
@@ -304,6 +304,31 @@ def test_page_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(b
         assert amy.texts(".bubble") == [msg["body"] for msg in boss.ask(t="history", room=ROOM)["items"]]
         mine = [f"mine {n}, {when} the cut" for n in range(5) for when in ("before", "after")]
         assert amy.texts(".mine .bubble") == mine
+
+
+def test_page_and_terminal_talk_while_another_page_is_offline(browser, server):
+    """Two browsers and a terminal in one room; the browser that was away has what both others said, in order."""
+    with (
+        Program("chat", server.address, "--nick", "bob", "--room", ROOM) as bob,
+        browser.person(url_of(server)) as amy,
+        browser.person(url_of(server), language="zh-CN") as ming,
+    ):
+        enter(amy, "amy")
+        enter(ming, "小明")
+        amy.wait("document.querySelectorAll('#member-list .label').length === 3")
+        ming.offline()
+        ming.wait("document.querySelector('#pill').dataset.state === 'offline'")
+        said = []
+        for n in range(10):
+            bob.write(f"from the terminal {n}\n".encode())
+            amy.wait(bubble(f"from the terminal {n}"))
+            write(amy, f"from the page {n}")
+            bob.wait_for("out", f"amy: from the page {n}\n".encode())
+            said += [f"from the terminal {n}", f"from the page {n}"]
+        ming.offline(False)
+        ming.wait(bubble(said[-1]))
+        assert ming.texts(".bubble") == said
+        assert amy.texts(".bubble") == said
 
 
 def test_page_server_restart_says_so_and_comes_back_by_itself(browser):
