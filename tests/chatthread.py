@@ -29,10 +29,15 @@ class ChatThread:
         return self
 
     def __exit__(self, *exc_info):
-        self._reactor.call_soon_threadsafe(self._stop)
-        self._thread.join(PATIENCE)
+        self.stop()
 
-    def _stop(self):
+    def stop(self):
+        """Stop it, if it runs."""
+        if self._thread.is_alive():
+            self._reactor.call_soon_threadsafe(self._cut)
+            self._thread.join(PATIENCE)
+
+    def _cut(self):
         for conn in list(self._server.server.connections):
             conn.abort()
         self._reactor.stop()
