@@ -14,8 +14,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: build            ## start the echo server on 127.0.0.1:9000 (ADDR=host:port)
-	@$(BIN)/evloop serve echo $(ADDR)
+run: build            ## start the chat server and its page on 127.0.0.1:9000 (ADDR=host:port)
+	@$(BIN)/evloop serve chat $(ADDR)
 
 build: $(VENV)/.built ## make the virtual environment and compile the extension
 

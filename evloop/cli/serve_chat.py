@@ -200,10 +200,8 @@ def how_to_chat(address: evloop.Address, *, tls: bool = False) -> list[str]:
     there = address.for_client()
     target = shlex.quote(str(there)) + (" --tls" if tls else "")
     page = [] if there.is_unix else [f"  open it:        http{'s' if tls else ''}://{there}/"]
-    # The messages as they are: JSON in frames.
-    hello = '{"t":"hello","v":1,"client":"me"}'
     return [
         *page,
-        f"  look at it:     evloop connect {target} --send {shlex.quote(hello)}",
+        f"  talk to it:     evloop chat {target}",
         f"  stop it:        Ctrl-C, or kill {os.getpid()}",
     ]
