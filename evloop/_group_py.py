@@ -91,6 +91,7 @@ class Group:
         Raises:
             FrameTooLarge: the payload exceeds the max_frame of a member's framing.
             TypeError, ValueError: as :meth:`Framing.encode`.
+            MemoryError: for the frame, not for a member's share of it.
         Nothing was sent then.  Reactor thread only.
         """
         return self._send_all([payload], exclude)

@@ -151,6 +151,39 @@ def test_group_serves_another_member_last_each_time(world, group):
     assert len(set(lasts)) >= 4
 
 
+class TickingWorld(World):
+    """A world in which half a millisecond passes between two looks at the clock."""
+
+    @property
+    def now(self):
+        self._now += 0.0005
+        return self._now
+
+    @now.setter
+    def now(self, value):
+        self._now = value
+
+
+def test_group_of_many_is_flushed_in_slices_between_which_others_are_served(connection_class):
+    """Who has nothing to do with the broadcast waits for two milliseconds of it, and not for all."""
+    world = TickingWorld(connection_class)
+    group, left = group_class(connection_class)(), []
+    made = members(world, group, 300)
+
+    def count_left(rec, frame):
+        left.append(sum(conn.stats.output > 0 for conn, _peer in made))
+
+    _witness, peer = world.connect(FrameRecorder(frame=count_left), pair=socket.socketpair)
+    world.settle()
+    group.send(b"x")
+    peer.write(encode(b"anybody there?"))
+    world.reactor.run_until(lambda: left)
+    assert 200 < left[0] < 300 - 16
+    world.settle()
+    assert frames_of(made) == [[b"x"]] * 300
+    world.close()
+
+
 # --- framings --------------------------------------------------------------------------------------------------------
 
 

@@ -175,3 +175,27 @@ def test_connection_twins_have_the_same_public_names_and_signatures(pytestconfig
         )  # a builtin's self has no name
         assert (name, compiled) == (name, pure)
         assert (name, first_line(getattr(Compiled, name))) == (name, first_line(getattr(Pure, name)))
+
+
+def test_group_twins_have_the_same_names_and_signatures(pytestconfig):
+    """A room is the same on both."""
+    needs_compiled(pytestconfig)
+    from evloop._group import Group as Compiled
+    from evloop._group_py import Group as Pure
+
+    methods = sorted(public(Pure))
+    assert methods == sorted(public(Compiled)) == ["add", "discard", "send", "send_many"]
+    for name in methods:
+        compiled, pure = (parameters(getattr(cls, name))[1:] for cls in (Compiled, Pure))
+        assert (name, compiled) == (name, pure)
+        assert first_line(getattr(Compiled, name)) == first_line(getattr(Pure, name))
+    assert first_line(Compiled) == first_line(Pure)
+
+
+def test_reactor_twins_flush_in_slices_of_the_same_size():
+    """C cannot import a Python constant, so the copies are compared."""
+    from evloop._reactor_py import FLUSH_SLICE, FLUSHES_UNTIMED
+
+    source = (PACKAGE / "_reactor.pyx").read_text()
+    assert re.search(r"FLUSHES_UNTIMED = (\d+)", source)[1] == str(FLUSHES_UNTIMED)
+    assert re.search(r"FLUSH_SLICE = (\S+)", source)[1] == str(FLUSH_SLICE)
