@@ -373,8 +373,8 @@ class Hub:
                 continue
             if tick - session.heard >= dead:
                 session.bye(wire.NO_PONG)
-            elif not session.pinged:
-                session.pinged = True
+            elif session.pinged <= session.heard:
+                session.pinged = tick
                 session.send(Ping(n=tick))
 
     def _tell_counts(self) -> None:

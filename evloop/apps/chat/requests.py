@@ -344,9 +344,10 @@ def rooms(session: Session, request: wire.Rooms) -> None:
 
 def say(session: Session, request: Say) -> None:
     """Say something in a room: the path that a busy server spends its time on."""
-    if request.to is not None or request.room not in session.rooms:
+    room = session.rooms.get(request.room)  # type: ignore[arg-type]  # None is the name of none
+    if room is None or request.to is not None:
         return _say_elsewhere(session, request)
-    return _say(session, request, session.rooms[request.room])
+    return _say(session, request, room)
 
 
 def _say_elsewhere(session: Session, request: Say) -> None:

@@ -8,11 +8,11 @@ Rule: nothing in this file may decide who may do what.  Read next: ``requests.py
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
+from sys import getsizeof
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +91,17 @@ class Ring:
     def append(self, msg: Msg) -> int:
         """Add the next message; return by how many bytes the ring has grown, less than 0 if it has shrunk."""
         messages, sizes = self._messages, self._sizes
-        size = grown = _size(msg)
+        size = _OVERHEAD + getsizeof(msg.body) if msg.file is None else _size(msg)
         messages.append(msg)
         sizes.append(size)
         self.top = msg.seq
-        self.bytes += size
-        while self.bytes > self._most_bytes or len(messages) > self._most:
-            grown -= self.drop()
-        return grown
+        before = self.bytes
+        held = before + size
+        while held > self._most_bytes or len(messages) > self._most:
+            messages.popleft()
+            held -= sizes.popleft()
+        self.bytes = held
+        return held - before
 
     def drop(self) -> int:
         """Let go of the oldest message; return its bytes, 0 if there is none."""
@@ -120,9 +123,9 @@ class Ring:
 
 
 def _size(msg: Msg) -> int:
-    size = _OVERHEAD + sys.getsizeof(msg.body)
+    size = _OVERHEAD + getsizeof(msg.body)
     if msg.file is not None:
-        size += sys.getsizeof(msg.file.name) + sys.getsizeof(msg.file.ticket)
+        size += getsizeof(msg.file.name) + getsizeof(msg.file.ticket)
     return size
 
 
@@ -268,10 +271,12 @@ class Room:
         hub = self.hub
         hub.kept_bytes += self.ring.append(msg)
         hub.said += 1
-        if hub.gathered.sender is sender and not self.private:
+        if self.private:
+            self.show(msg, sender)
+        elif hub.gathered.sender is sender:
             hub.gathered.add(self, msg)
         else:
-            self.show(msg, sender)
+            self._fanout.send(msg, sender.conn)
         if ref is not None:
             sender.send(self.ok(ref, msg))
         if hub.kept_bytes > hub.limits.total_bytes:

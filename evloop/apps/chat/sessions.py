@@ -98,7 +98,7 @@ class Session:
         user: whose it is; None for a stranger.
         rooms: those that it is in, by name.
         lang: the language of texts.
-        heard: the hub's tick at the last message; ``pinged``: whether it was asked since.
+        heard, pinged: the hub's tick at the last message, and when it was last asked for one.
         typed: the time of the last `typing` that was passed on.
         joins: the bucket for what many are told of; None: no bound.
     """
@@ -119,8 +119,7 @@ class Session:
         self.user: User | None = None
         self.rooms: dict[str, Room] = {}
         self.lang = hub.lang
-        self.heard = hub.tick
-        self.pinged = False
+        self.heard = self.pinged = hub.tick
         self.typed = -limits.typing_interval
         self._codec: Codec = JSON
         self._decode: Any = self._decode_first
@@ -144,8 +143,8 @@ class Session:
         except DECODE_ERRORS as exc:
             return self._undecodable(payload, exc)
         self.heard = self.hub.tick
-        self.pinged = False
-        self._bad = 0
+        if self._bad:
+            self._bad = 0
         if self._bucket is not None:
             self._spend(self._bucket)
         if type(request) is not Say and self.hub.gathered.sender is not None:
@@ -273,7 +272,6 @@ class Session:
             self.error(None, "too_big", detail)
             return self.bye(wire.PROTOCOL, detail)
         self.heard = self.hub.tick  # an empty frame is a sign of life
-        self.pinged = False
         return None
 
     def _spend(self, bucket: Bucket) -> None:
