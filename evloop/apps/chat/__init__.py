@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evloop.apps.chat.client import Client as Client
-    from evloop.apps.chat.hub import AuthFailed as AuthFailed
+    from evloop.apps.chat.greetings import AuthFailed as AuthFailed
     from evloop.apps.chat.limits import ChatLimits as ChatLimits
     from evloop.apps.chat.server import ChatServer as ChatServer
     from evloop.apps.chat.server import serve as serve
 
 # What is public, and the module that it is imported from when it is asked for.
-_PUBLIC = {"AuthFailed": "hub", "ChatLimits": "limits", "ChatServer": "server", "Client": "client", "serve": "server"}
+_PUBLIC = {
+    "AuthFailed": "greetings",
+    "ChatLimits": "limits",
+    "ChatServer": "server",
+    "Client": "client",
+    "serve": "server",
+}
 
 __all__ = ["AuthFailed", "ChatLimits", "ChatServer", "Client", "serve"]
 

@@ -39,10 +39,6 @@ IDLE_TICKS = 5
 Authenticate = Callable[[wire.Hello, str], "str | None"]
 
 
-class AuthFailed(Exception):
-    """Raised by a token hook: this client is not let in.  The text goes into the log, and not to the client."""
-
-
 class Hub:
     """Everything that the sessions share.  Reactor thread only, but for :meth:`stats`.
 

@@ -1,35 +1,30 @@
-"""The answers to what a client asks: one function a type of message, ``function(session, request)``.
+"""The answers to what a client asks, but for hello and goodbye: one function a type, ``function(session, request)``.
 
 Rule: nothing in this file may know a transport; what is sent goes through a session or a room.
-Read next: ``rooms.py``, ``moderation.py``, ``history.py``.
+Read next: ``greetings.py``, ``rooms.py``, ``moderation.py``, ``history.py``.
 """
 
 from __future__ import annotations
 
 import heapq
-import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-import evloop
 from evloop.apps.chat import names, wire
+from evloop.apps.chat.greetings import already, hello, nick_is_free, ping, pong, quit_
 from evloop.apps.chat.history import history, recover
 from evloop.apps.chat.moderation import Refused, change_of, first_member, is_banned, is_muted, is_op
 from evloop.apps.chat.names import fold, room_name
 from evloop.apps.chat.rooms import Conversation, Room
 from evloop.apps.chat.store import Unavailable
-from evloop.apps.chat.texts import language
 from evloop.apps.chat.users import Said, User, digest_of
 from evloop.apps.chat.wire import Event, Msg, Ok, Say
 
 if TYPE_CHECKING:
     from evloop.apps.chat.sessions import Session
-
-logger = logging.getLogger("evloop.chat")
 
 # Characters of a body that cannot have more than MAX_BODY bytes, at four bytes each: longer ones are counted.
 _SURELY_SHORT = wire.MAX_BODY // 4
@@ -41,110 +36,6 @@ def refuse(session: Session, request: Any) -> None:
     """Answer what a stranger may not ask; a session that has ended answers nothing."""
     if session.transport is not None:
         session.error(request.ref, "not_ready")
-
-
-# --- hello and goodbye --------------------------------------------------------------------------------------------
-
-
-def hello(session: Session, request: wire.Hello) -> None:
-    """Let a client in, or resume its session."""
-    from evloop.apps.chat.hub import AuthFailed  # here: the hub needs sessions, and they need this file
-
-    hub, resume = session.hub, request.resume
-    session.lang = language(request.lang)
-    if not request.min <= wire.VERSION <= request.v:
-        return session.bye(wire.BAD_VERSION, ref=request.ref, server_min=wire.VERSION, server_max=wire.VERSION)
-    if resume is not None and hub.resume(session, resume.sid, resume.key):
-        return _welcome(session, request, resumed=True)
-    assert session.transport is not None
-    try:
-        account = None if hub.authenticate is None else hub.authenticate(request, session.transport.host)
-    except AuthFailed as exc:
-        logger.info("chat: token of %s refused: %s", session.transport.host or "a local peer", exc)
-        return session.bye(wire.AUTH, ref=request.ref)
-    if account is None and not hub.admits(request):
-        return session.bye(wire.AUTH, ref=request.ref)
-    key = names.new_key() if resume is None or account is not None else resume.key
-    user_id = names.guest_id(key) if account is None else names.account_id(account)
-    user = hub.users.get(user_id)
-    if user is None:
-        nick = _first_nick(session, request, account)
-        if nick is None:
-            return None
-        user = User(user_id, nick, hub.recent_of(user_id))
-    hub.welcome(session, user, key)
-    return _welcome(session, request, resumed=False)
-
-
-def _first_nick(session: Session, request: wire.Hello, account: str | None) -> str | None:
-    """Return the nick of a new user; None: the one that was asked for cannot be had, and that was said."""
-    taken = session.hub.nicks
-    if request.nick is not None:
-        return request.nick if _nick_is_free(session, request.ref, request.nick, None) else None
-    if account is not None and names.nick_fault(account) is None and fold(account) not in taken:
-        return account
-    nick = names.guest_nick(session.lang)
-    while fold(nick) in taken:
-        nick += names.guest_nick("en")[-5:]  # 65,536 guests at once are more than there are names of that form
-    return nick
-
-
-def _nick_is_free(session: Session, ref: int | None, nick: str, user: User | None) -> bool:
-    fault = names.nick_fault(nick)
-    if fault is not None:
-        session.error(ref, "nick_bad", fault)
-        return False
-    if session.hub.nicks.get(fold(nick), user) is not user:
-        session.error(ref, "nick_taken", nick)
-        return False
-    return True
-
-
-def _welcome(session: Session, request: wire.Hello, *, resumed: bool) -> None:
-    hub, user = session.hub, session.user
-    assert user is not None
-    session.send(
-        wire.Welcome(
-            ref=request.ref,
-            v=wire.VERSION,
-            server=f"evloop/{evloop.__version__}",
-            node=hub.node,
-            sid=session.sid,
-            resume_key=session.key,
-            nick=user.nick,
-            user=user.id,
-            resumed=resumed,
-            durability=hub.store.durability,
-            ping_s=int(hub.limits.ping_after),
-            now=time_ns() // 1_000_000,
-            limits=hub.wire_limits,
-            rooms=sorted(session.rooms) if resumed else [],
-            dms=hub.conversations(user),
-            motd=hub.motd,
-        )
-    )
-
-
-def already(session: Session, request: wire.Hello) -> None:
-    """Answer a second hello."""
-    session.error(request.ref, "already", "hello")
-
-
-def ping(session: Session, request: wire.Ping) -> None:
-    """Answer a sign of life with another."""
-    session._send_at_all(wire.Pong(ref=request.ref, n=request.n))
-
-
-def pong(session: Session, request: wire.Pong) -> None:
-    """Take a sign of life: it was noted when it came."""
-
-
-def quit_(session: Session, request: wire.Quit) -> None:
-    """Let a client go, for good."""
-    if session.user is not None:
-        for room in list(session.rooms.values()):
-            session.hub.leave(session, room, "part", names.one_line(request.why))
-    session.bye(wire.QUIT, ref=request.ref)
 
 
 # --- nick and away ------------------------------------------------------------------------------------------------
@@ -168,7 +59,7 @@ def nick(session: Session, request: wire.Nick) -> None:
     """Give a user another nick; those in the same rooms are told."""
     user, hub = session.user, session.hub
     assert user is not None
-    if not _nick_is_free(session, request.ref, request.nick, user) or _too_often(session, request.ref):
+    if not nick_is_free(session, request.ref, request.nick, user) or _too_often(session, request.ref):
         return
     old = user.nick
     del hub.nicks[user.fold]

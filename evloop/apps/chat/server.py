@@ -19,7 +19,8 @@ import evloop
 from evloop.addresses import AddressLike
 from evloop.apps.chat import texts, wire
 from evloop.apps.chat.fanout import FRAMED, Variant
-from evloop.apps.chat.hub import Authenticate, AuthFailed, Hub
+from evloop.apps.chat.greetings import AuthFailed
+from evloop.apps.chat.hub import Authenticate, Hub
 from evloop.apps.chat.limits import CONNECTION_LIMITS, ChatLimits
 from evloop.apps.chat.sessions import Session
 from evloop.apps.chat.store import MemoryStore, Store
