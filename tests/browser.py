@@ -189,6 +189,24 @@ class Page:
             "Network.emulateNetworkConditions", offline=gone, latency=0, downloadThroughput=-1, uploadThroughput=-1
         )
 
+    @contextlib.contextmanager
+    def elsewhere(self):
+        """Look at another tab of the same window, until the end of a ``with``."""
+        self.call("Emulation.setFocusEmulationEnabled", enabled=False)
+        other = self.browser.call("Target.createTarget", url="about:blank", browserContextId=self.context)["targetId"]
+        self.wait("document.hidden")
+        yield
+        self.browser.call("Target.closeTarget", targetId=other)
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.call("Page.bringToFront")
+        self.wait("!document.hidden && document.hasFocus()")
+
+    def allow(self, permission):
+        """Answer "allow" when the page asks for *permission*, such as ``"notifications"``."""
+        descriptor = {"name": permission}
+        options = {"permission": descriptor, "setting": "granted", "browserContextId": self.context}
+        self.browser.call("Browser.setPermission", **options)
+
     # --- what it shows --------------------------------------------------------------------------------------------
 
     def run(self, script):

@@ -466,6 +466,50 @@ def test_page_unread_line_stays_until_it_was_passed(browser, server):
         amy.wait(f"{solid('read it')} && !document.querySelector('.fresh')")
 
 
+def test_page_behind_another_tab_counts_and_waits_at_the_unread_line(browser, server):
+    """What came while one looked elsewhere is in the tab's title, and the page stands where one left it."""
+    at_line = "document.querySelector('.fresh').getBoundingClientRect().top"
+    with Voice(server.address, "boss") as boss, browser.person(url_of(server)) as amy:
+        enter(amy, "amy")
+        boss.say(*[f"seen {n}" for n in range(30)])
+        amy.wait(bubble("seen 29"))
+        with amy.elsewhere():
+            boss.say(*[f"new {n}" for n in range(40)])
+            amy.wait("document.title.startsWith('(40) ')")
+        assert amy.run("document.querySelector('.fresh').parentElement.querySelector('.bubble').textContent") == "new 0"
+        assert 0 < amy.run(at_line) < 300
+        assert amy.text("#jump") == "40 new ↓"
+        amy.click("#jump")
+        amy.wait("!document.title.startsWith('(')")
+
+
+def test_page_alt_and_arrows_go_from_room_to_room(browser, server):
+    """Hands that write need no mouse to look elsewhere; what was begun to write waits in its room."""
+    with browser.person(url_of(server)) as amy:
+        enter(amy, "amy")
+        write(amy, "/join 茶馆")
+        wait_for_room(amy, "茶馆")
+        amy.type("a draft")
+        amy.press("ArrowDown", alt=True)
+        amy.wait(f"{SHOWN} === {json.dumps(ROOM)} && document.querySelector('#input').value === ''")
+        amy.press("ArrowUp", alt=True)
+        amy.wait(f"{SHOWN} === '茶馆' && document.querySelector('#input').value === 'a draft'")
+
+
+def test_page_asks_for_notifications_when_pressed_and_not_before(browser, server):
+    """A page that asks at once is refused for good; and what was switched on can be switched off."""
+    pressed = "document.querySelector('#notify').getAttribute('aria-pressed')"
+    with browser.person(url_of(server)) as amy:
+        enter(amy, "amy")
+        assert amy.run("Notification.permission") == "default"
+        amy.allow("notifications")
+        assert amy.run(pressed) == "false"
+        amy.click("#notify")
+        amy.wait(f"{pressed} === 'true'")
+        amy.click("#notify")
+        amy.wait(f"{pressed} === 'false'")
+
+
 # --- writing --------------------------------------------------------------------------------------------------------
 
 

@@ -284,10 +284,21 @@ byId("close-members").addEventListener("click", closeDrawers);
 addEventListener("resize", drawDrawers);
 
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.isComposing) return;
-  if (!byId("scrim").hidden) closeDrawers();
-  else log.toEnd();
+  if (event.isComposing) return;
+  if (event.key === "Escape") {
+    if (!byId("scrim").hidden) closeDrawers();
+    else log.toEnd();
+  } else if (event.altKey && (event.key === "ArrowDown" || event.key === "ArrowUp") && chat.active) {
+    event.preventDefault();
+    openNeighbour(event.key === "ArrowDown" ? 1 : -1);
+  }
 });
+
+/** Go on to the next room, as the lists show them: rooms, then conversations; behind the last is the first. */
+function openNeighbour(step) {
+  const shown = [...chat.rooms].sort((a, b) => (a.direct !== null) - (b.direct !== null));
+  openRoom(shown.at((shown.indexOf(chat.active) + step) % shown.length));
+}
 
 // --- what is written ---------------------------------------------------------------------------------------------
 

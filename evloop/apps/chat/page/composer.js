@@ -81,7 +81,7 @@ export class Composer {
 
   #key(event) {
     // The Enter that ends a composition chooses a word and sends nothing.  Safari ends it before the key, with 229.
-    if (event.isComposing || event.keyCode === 229) return;
+    if (event.isComposing || event.keyCode === 229 || event.altKey) return;
     const open = this.#hints.length > 0;
     if (open && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
       const step = event.key === "ArrowDown" ? 1 : this.#hints.length - 1;
