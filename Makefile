@@ -73,6 +73,10 @@ bench-peers: build $(VENV)/.bench  ## evloop, its rivals and a C server under th
 bench-loop: build $(VENV)/.bench  ## call_soon, timers, tasks: evloop.aio, uvloop and asyncio (ARGS=--help)
 	$(BIN)/python -m evloop.bench.micro $(ARGS)
 
+.PHONY: bench-agreement
+bench-agreement: build  ## two load generators that share no line against one server: do they agree (ARGS=rounds)
+	$(BIN)/python bench/load_agreement.py $(ARGS)
+
 bench-output:         ## what ADR 0007 decides by: writev or a copy, a reference or a copy, the table of calls
 	@mkdir -p build
 	@$${CC:-cc} -O2 -o build/output_cost bench/output_cost.c && build/output_cost

@@ -55,6 +55,7 @@ typedef struct evb_conn {
     uint32_t id, writer;       /* writer: who a message says it is from; of a publisher its place among them */
     uint64_t started, tx, rx;  /* messages: given a stamp, wholly sent, answered */
     uint32_t tx_at, rx_at;     /* bytes of the next one */
+    uint64_t allowed;          /* before the run: messages that it may send */
     uint64_t planned;          /* open loop: messages whose time has come */
     double due, due_started;   /* ns after the origin: of message `planned`, and of message `started` */
     uint64_t *stamps;          /* [ring] ns; when message k was handed to the kernel is stamps[k & mask] */
@@ -92,7 +93,8 @@ typedef struct evb_load {
     double *ring_plans;
     uint32_t *ring_remaining;
     uint32_t heap_size, dirty_size, opened, greeted, retries, source_host;
-    uint64_t now, scanned, origin, budget, asked;
+    uint64_t now, scanned, origin, budget;
+    uint32_t asks;             /* messages by which a connection is greeted */
     uint64_t plan_budget;
     double gap, from, until;   /* ns: between two messages of a connection; the interval that counts, of the plan */
     int running, measuring, probing;

@@ -142,24 +142,22 @@ static int evb_missed(evb_load *l, const evb_conn *publisher) {
                     publisher->writer, (double)l->timeout / 1e9);
 }
 
-/* Find out that every subscriber is one: publish until a message has reached all.  Whoever is accepted late has missed
-   some, which before the run is no loss. */
+/* Find out that every subscriber is one: publish until the last message has reached all.  Whoever is accepted late has
+   missed some, which before the run is no loss; and none is under way when the run begins. */
 static int evb_probe(evb_load *l) {
     uint32_t i;
     uint64_t begin = evb_now(), next;
     l->probing = 1;
     for (i = 0; i < l->publishers; i++) {
         evb_conn *publisher = &l->conns[l->connections + i];
-        while (!publisher->rx && !evb_stopped(l)) {
-            l->asked = publisher->started + 1;
+        do {
+            publisher->allowed = publisher->started + 1;
             publisher->moved = l->now = evb_now();
             if (evb_send_more(l, publisher)) return -1;
-            for (next = l->now + EVB_TICK; !publisher->rx && l->now < next;)
+            for (next = l->now + EVB_TICK; publisher->rx < publisher->started && l->now < next;)
                 if (evb_turn(l, next)) return -1;
-            if (!publisher->rx && l->now > begin + l->timeout) return evb_missed(l, publisher);
-        }
-        l->asked = 0;
-        publisher->rx = publisher->started;
+            if (publisher->rx < publisher->started && l->now > begin + l->timeout) return evb_missed(l, publisher);
+        } while (publisher->rx < publisher->started && !evb_stopped(l));
     }
     l->probing = 0;
     return 0;
@@ -256,8 +254,7 @@ static int evb_go(evb_load *l) {
 static int evb_warm_up(evb_load *l) {
     uint64_t until;
     evb_set_phase(l, EVB_WARMING);
-    l->running = 1;
-    if (l->pattern == EVB_CONNECT) l->asked = 1, l->running = 0;
+    l->running = l->pattern != EVB_CONNECT; /* a visit has one message */
     l->now = l->origin = evb_now();
     l->from = l->until = INFINITY;
     if (l->rate > 0) evb_start_plan(l);
@@ -318,9 +315,10 @@ static int evb_hold(evb_load *l, uint64_t duration) {
 
 /* One more message on each connection: the silent ones are still served. */
 static int evb_ask(evb_load *l) {
+    uint32_t i;
     if (evb_start_statistics(l)) return -1;
     l->measuring = 1;
-    l->asked++;
+    for (i = 0; i < l->connections; i++) l->conns[i].allowed++;
     if (evb_kick(l)) return -1;
     while (l->messages < l->connections && !evb_stopped(l))
         if (evb_turn(l, l->now + EVB_TICK)) return -1;
@@ -352,7 +350,7 @@ static int evb_prepare(evb_load *l) {
     l->mask = ring - 1;
     l->case_bits = l->pattern == EVB_UPPER ? UINT64_C(0x2020202020202020) : 0;
     l->budget = l->plan_budget = EVB_UNBOUNDED;
-    l->asked = l->pattern == EVB_SINK || l->pattern == EVB_FANOUT ? 0 : 1;
+    l->asks = l->pattern == EVB_SINK || l->pattern == EVB_FANOUT ? 0 : 1;
     l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (l->epoll_fd < 0) return evb_fail(l, EVB_FAILED, "epoll_create1: %s", strerror(errno));
     l->conns = calloc(all, sizeof *l->conns);

@@ -53,6 +53,7 @@ static int evb_open(evb_load *l, evb_conn *c) {
     if (evb_spread_source(l, c)) return -1;
     c->started = c->tx = c->rx = 0;
     c->tx_at = c->rx_at = 0;
+    c->allowed = l->asks;
     c->connected = c->greeted = c->waits = 0;
     if (connect(c->fd, (struct sockaddr *)&l->address, l->address_size) && errno != EINPROGRESS) {
         if (errno != EAGAIN) return evb_refused(l, errno);
@@ -88,7 +89,7 @@ static inline uint64_t evb_limit(const evb_load *l, const evb_conn *c) {
     uint64_t limit;
     if (!c->writes) return 0;
     if (!l->running)
-        limit = l->asked;
+        limit = c->allowed;
     else
         limit = (l->pattern == EVB_SINK ? c->tx : c->rx) + l->in_flight;
     if (l->pattern == EVB_CONNECT) return limit; /* its budget is taken when it is opened */

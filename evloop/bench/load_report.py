@@ -17,6 +17,8 @@ from evloop.bench.records import Round
 
 MIB = 1 << 20
 WIDTH = 120  # columns
+# What a figure is of.
+_UNITS = {"fanout": "delivery", "connect": "visit"}
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = ("min", "p50", "p90", "p99", "p99.9", "p99.99", "max")
 # Steps of a .hgrm file between a percentile and the one half as far from 100: as the tools of HdrHistogram write it.
@@ -24,7 +26,11 @@ _TICKS = 5
 
 
 def title(options: LoadOptions) -> str:
-    """Return the line that says what is done: closed or open loop first, since it decides what the figures mean."""
+    """Return what is done, in a line or two: closed or open loop first, since it decides what the figures mean."""
+    return textwrap.fill(_title(options), WIDTH, subsequent_indent="  ", break_long_words=False)
+
+
+def _title(options: LoadOptions) -> str:
     sizes = " ".join(f"{size} B" if len(options.sizes) == 1 else f"{size} B:{share:g}" for size, share in options.sizes)
     sizes += " unframed" * (options.framing is None)
     many = f"{options.connections:,} connection{'s' * (options.connections != 1)}"
@@ -49,19 +55,22 @@ def text(options: LoadOptions, outcome: Outcome) -> str:
         return "nothing was measured"
     lines = [_messages(options, found)]
     if "server" in found:
-        lines.append(_server(found["server"]))
-    lines.append(_client(found["client"]))
+        lines.append(_server(found["server"], _UNITS.get(options.pattern, "message")))
+    lines.append(_client(found["client"], _UNITS.get(options.pattern, "message")))
     if "bytes_per_connection" in found:
         lines.append(f"  memory       {found['bytes_per_connection']:,.0f} bytes an idle connection")
     lines += _latencies(options, found)
     if found.get("bins"):
         lines.append(_seconds(found["bins"]))
-    lines += [textwrap.fill(said, WIDTH, subsequent_indent="  ") for said in warnings(options, found)]
-    return "\n".join(lines)
+    lines += warnings(options, found)
+    # Only the lines with a variable number of parts can be too long; tables are not.
+    return "\n".join(
+        textwrap.fill(line, WIDTH, subsequent_indent=" " * 14) if len(line) > WIDTH else line for line in lines
+    )
 
 
 def _messages(options: LoadOptions, found: Round) -> str:
-    what = {"fanout": "deliveries", "connect": "visits"}.get(options.pattern, "messages")
+    what = {"fanout": "deliveries", "connect": "visits"}.get(options.pattern, "messages")  # plural of _UNITS
     ways = "each way" if options.pattern in ("echo", "upper", "connect", "idle") else "of payload"
     if options.check == "full" or options.framing is None:
         checked = "every byte checked"
@@ -73,21 +82,21 @@ def _messages(options: LoadOptions, found: Round) -> str:
     return f"  {what:<12}{found['messages']:,} in {found['seconds']:.2f} s   {rate}   {checked}"
 
 
-def _server(server: dict[str, Any]) -> str:
+def _server(server: dict[str, Any], unit: str) -> str:
     parts = []
     if server["us_per_message"] is None:
         parts.append("CPU unknown, its process has ended")
     else:
-        parts.append(f"{server['us_per_message']:.3f} us of CPU a message, {server['busy']:.0%} of a core")
+        parts.append(f"{server['us_per_message']:.3f} us of CPU a {unit}, {server['busy']:.0%} of a core")
     if server["rss_bytes"] is not None:
         parts.append(f"{server['rss_bytes'] / MIB:.1f} MiB resident")
     if server["context_switches_per_message"] is not None:
-        parts.append(f"{server['context_switches_per_message']:.2g} context switches a message")
+        parts.append(f"{server['context_switches_per_message']:.2g} context switches a {unit}")
     return f"  server      {', '.join(parts)}   pid {server['pid']}"
 
 
-def _client(client: dict[str, Any]) -> str:
-    parts = [f"{client['us_per_message']:.3f} us of CPU a message, {client['busy']:.0%} of a core"]
+def _client(client: dict[str, Any], unit: str) -> str:
+    parts = [f"{client['us_per_message']:.3f} us of CPU a {unit}, {client['busy']:.0%} of a core"]
     if client["waiting"] > 0.005:
         parts.append(f"{client['waiting']:.0%} waiting for one")
     if "lag_p99_ns" in client:

@@ -131,7 +131,8 @@ def spoilt(at, change):
 )
 def test_wrong_reply_is_named_with_its_place(change, code, words):
     """Whoever has to find the bug needs the connection, the reply and the byte."""
-    found = failure(spoilt(5, change), connections=1, in_flight=8, check="full")
+    # A server that closes with messages unread resets, so that one has none.
+    found = failure(spoilt(5, change), connections=1, in_flight=1 if code == 5 else 8, check="full")
     assert found[0] == code
     assert found[1].startswith(words)
 
