@@ -291,7 +291,7 @@ def loop(found: Documents) -> str | None:
 
 
 def fanout(found: Documents) -> str | None:
-    """Return the table of the fan-out: servers by cost of a delivery, for each case of one publisher and 100 bytes."""
+    """Return the table of the fan-out, by cost of a delivery: the cases of one publisher and 100 bytes."""
     every = by_case(found["fanout"]) if "fanout" in found else {}
     cases = {case: results for case, results in every.items() if re.fullmatch(r"n\d+p1s100o\d+", case)}
     if not cases:
@@ -299,9 +299,11 @@ def fanout(found: Documents) -> str | None:
     names = dict.fromkeys(name for results in cases.values() for name in results)
     first = next(iter(cases))
     order = sorted(names, key=lambda name: median(costs(cases, first, name) or [math.inf]))
-    head = ["CPU us a delivery (ratio to C)"]
-    head += [f"{case[1:].partition('p')[0]} subscribers, {case.rpartition('o')[2]} outstanding" for case in cases]
-    return markdown(head, [[name, *(cell(cases, case, name, "floor")[0] for case in cases)] for name in order])
+    head = ["CPU us a delivery (ratio to redis)"]
+    head += [
+        f"{int(case[1:].partition('p')[0]):,} subscribers, {case.rpartition('o')[2]} outstanding" for case in cases
+    ]
+    return markdown(head, [[name, *(cell(cases, case, name, "redis")[0] for case in cases)] for name in order])
 
 
 def all_of(*files: Document | None) -> str | None:

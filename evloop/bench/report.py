@@ -117,11 +117,9 @@ def _page(body: Iterable[str]) -> str:
 def _section(found: Document, source: str, drawn: Sequence[Picture]) -> list[str]:
     """Return the part of the page about one document."""
     tool = found["tool"]
-    notes = {
-        "when": f"{found['when']}, {source}",
-        "command": "evloop " + " ".join(found["argv"]),
-        **found.get("notes", {}),
-    }
+    program = "python -m evloop.bench.micro" if tool == "loop" else "evloop"
+    notes = {"when": f"{found['when']}, {source}", "command": " ".join([program, *found["argv"]])}
+    notes |= found.get("notes", {})
     lines = [f"<h2>{_TITLES.get(tool, tool)}</h2>", "<dl>"]
     lines += [f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in notes.items()]
     lines.append("</dl>")

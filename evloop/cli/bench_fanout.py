@@ -136,11 +136,14 @@ def _benchmark(wanted: fanout.Plan, programs: Programs) -> records.Document:
     progress = Progress(wanted.runs, wanted.rounds)
     lost: list[str] = []
     aims: list[str] = []
+    titles: dict[str, str] = {}
     for shape in wanted.shapes:
         cases = fanout.measure(shape, wanted, programs, progress)
         progress.clear()
         for pace, (name, results) in zip(wanted.paces, cases.items(), strict=True):
-            click.echo("\n" + fanout_report.table(fanout_report.title(shape, pace, name), results))
+            heading = fanout_report.title(shape, pace, name)
+            click.echo("\n" + fanout_report.table(heading, results))
+            titles[name] = heading.partition(": ")[2]
             lost += fanout_report.losses(name, results)
             aims += fanout_report.aims(name, results) if pace.outstanding else []
             found["results"] += records.rows(name, results)
@@ -148,4 +151,4 @@ def _benchmark(wanted: fanout.Plan, programs: Programs) -> records.Document:
     for heading, lines in (("the aims:", aims), ("rows that evloop loses:", lost)):
         wrapped = [peers_report.wrapped("  " + line, 4) for line in lines or ["none"]]
         click.echo("\n".join(["", heading, *wrapped]))
-    return {**found, "lost": lost}
+    return {**found, "titles": titles, "lost": lost}
