@@ -1,7 +1,7 @@
 """Measure everything that README.md and docs/benchmarks.md quote, and write it there: what ``make bench-report`` runs.
 
-    python bench/publish.py              three quarters of an hour, idle machine; bench/results, docs/pictures, the pages
-    python bench/publish.py --quick      a few minutes, noise; all of it below build/bench-quick, the tree stays as it is
+    python bench/publish.py             three quarters of an hour, idle machine; bench/results, docs/pictures, the pages
+    python bench/publish.py --quick     a few minutes, noise; all below build/bench-quick, the tree stays as it is
     python bench/publish.py --only peers-raw,framing
 
 Each step is a command that anybody can run; its file of results holds every round.
