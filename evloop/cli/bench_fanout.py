@@ -151,4 +151,4 @@ def _benchmark(wanted: fanout.Plan, programs: Programs) -> records.Document:
     for heading, lines in (("the aims:", aims), ("rows that evloop loses:", lost)):
         wrapped = [peers_report.wrapped("  " + line, 4) for line in lines or ["none"]]
         click.echo("\n".join(["", heading, *wrapped]))
-    return {**found, "titles": titles, "lost": lost}
+    return {**found, "titles": titles, "aims": aims, "lost": lost}
