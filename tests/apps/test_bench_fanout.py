@@ -266,15 +266,17 @@ def to_one_only(messages, subscribers, _publisher):
         (sends(lambda m: [frame(m[0][4:] + b"!")]), 7, "where a message was expected"),
         (sends(lambda m: [frame(m[0][4:-1])]), 7, "where a message was expected"),
         (to_the_sender, 7, "publisher 0: message numbered"),
-        (to_one_only, 4, "no byte for 0.2 s; lost: 3 of 3 broadcasts have not reached all 2"),
-        (sends(lambda m: [m[0], m[1][:50]]), 4, "lost: 3 of 4 broadcasts have not reached all 2"),
+        pytest.param(to_one_only, 4, "lost: 3 of 3 broadcasts have not reached all 2", marks=pytest.mark.slow),
+        pytest.param(sends(lambda m: [m[0], m[1][:50]]), 4, "lost: 3 of 4 broadcasts have not reached all 2",
+                     marks=pytest.mark.slow),
         (hang_up, 5, "subscriber 1: closed by the server"),
         (reset, 5, "Connection reset by peer"),
     ],
 )  # fmt: skip
 def test_load_server_that_delivers_wrong_is_named(programs, behave, code, said):
     """A load that counted whatever arrives would call the server that drops the most the fastest."""
-    command = [programs.load, "-n", "2", "-o", "3", "-w", "0", "-t", "0.2", "frames"]
+    patience = "0.5" if code == 4 else str(DEADLINE)  # a busy machine may keep the impostor waiting
+    command = [programs.load, "-n", "2", "-o", "3", "-w", "0", "-t", patience, "frames"]
     with impostor(behave) as address:
         found = subprocess.run([*command, address], capture_output=True, text=True, timeout=30, check=False)
     assert (found.returncode, said in found.stderr) == (code, True), found.stderr

@@ -104,7 +104,7 @@ def serving(room):
 
 def loaded(load, room, *options):
     with serving(room) as address:
-        command = [load, "-n", "2", "-o", "3", "-d", "0.05", "-w", "0", "-t", "0.2", *options, "chat", address]
+        command = [load, "-n", "2", "-o", "3", "-d", "0.05", "-w", "0", *options, "chat", address]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
@@ -150,13 +150,15 @@ def test_chat_room_that_is_wrong_once_is_named(load, change, code, said):
     assert (found.returncode, said in found.stderr) == (code, True), found.stderr
 
 
+@pytest.mark.slow
 def test_chat_say_without_ok_is_named(load):
     """An ok is part of the work: a server that leaves it out would be cheaper."""
-    found = loaded(load, Room(lambda said: [said], acknowledges=False))
+    found = loaded(load, Room(lambda said: [said], acknowledges=False), "-t", "0.5")
     assert (found.returncode, "have been acknowledged" in found.stderr) == (4, True), found.stderr
 
 
+@pytest.mark.slow
 def test_chat_quit_that_is_not_answered_is_named(load):
     """Members of the last run that the server still holds would be in the next one's room."""
-    found = loaded(load, Room(lambda said: [said], lets_go=False))
+    found = loaded(load, Room(lambda said: [said], lets_go=False), "-t", "0.5")
     assert (found.returncode, "3 connections were not closed" in found.stderr) == (4, True), found.stderr
