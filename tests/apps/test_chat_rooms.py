@@ -130,6 +130,22 @@ def test_who_pages_through_the_members_by_name(chat):
     assert amy.ask("who", room="r", limit=0)["list"] == []
 
 
+def test_list_of_members_stays_right_through_coming_going_and_renaming(chat):
+    """It is kept in order, and not sorted anew for each one who joins."""
+    clients = {nick: chat.client(nick, "r") for nick in ("mia", "Zoe", "amy", "明", "bob")}
+
+    def listed():
+        return [member["nick"] for member in clients["amy"].ask("who", room="r")["list"]]
+
+    assert listed() == ["amy", "bob", "mia", "Zoe", "明"]
+    clients["bob"].ask("part", room="r")
+    clients["mia"].ask("nick", nick="zz")
+    assert listed() == ["amy", "Zoe", "zz", "明"]
+    clients["mia"].ask("part", room="r")
+    clients["bob"].join("r")
+    assert listed() == ["amy", "bob", "Zoe", "明"]
+
+
 def test_rooms_lists_those_that_somebody_is_in(chat):
     """By name, from a prefix, page by page; conversations are nobody else's business."""
     amy, bob = chat.client("amy", "b2", "a", "b1"), chat.client("bob", "b1", "gone")
@@ -721,6 +737,25 @@ def test_failed_store_is_told_and_may_be_asked_again(stored):
     assert "disk is full" in amy.ask("say", room="r", body="y", cid="d")["text"]
     assert amy.refused("mod", room="r", op="lock") == "unavailable"
     store.full = False
+
+
+def test_so_many_may_wait_for_the_store_and_no_more(chats):
+    """A disk that hangs must not fill the memory; once it has caught up, all goes on."""
+    store = SlowStore()
+    chat = chats(store=store, limits={"pending": 2})
+    amy = chat.client("amy").tell("join", room="r")
+    chat.world.settle()
+    store.loaded()
+    amy.hear("joined")
+    for n in range(2):
+        amy.tell("say", room="r", body=str(n), cid=str(n))
+    assert amy.refused("say", room="r", body="2", cid="2") == "unavailable"
+    store.commit()
+    amy.tell("say", room="r", body="2", cid="2", ref=9)
+    chat.world.settle()
+    store.commit()
+    amy.hear("ok", ref=9, seq=3)
+    assert chat.hub.stats()["pending"] == 0
 
 
 def test_restart_knows_the_repeats_the_state_and_the_past(stored, chats):

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import pathlib
+import re
 
 import pytest
 from chatpeers import QUICK, chat, chats
@@ -570,6 +573,15 @@ def test_limits_out_of_range_are_refused_with_both_numbers(changes, text):
     """A bound that is silently another one is worse than none."""
     with pytest.raises(ValueError, match=text.replace("(", r"\(")):
         ChatLimits(**changes)
+
+
+def test_limits_page_has_every_limit_with_its_default():
+    """docs/chat.md is where an operator looks."""
+    page = (pathlib.Path(__file__).parents[2] / "docs/chat.md").read_text()
+    shown = {}
+    for names, values in re.findall(r"^\| (`[\w`, ]+`) \| ([^|]+) \|", page, re.M):
+        shown.update(zip(re.findall(r"\w+", names), values.strip().split(", "), strict=True))
+    assert {name: float(value) for name, value in shown.items()} == dataclasses.asdict(ChatLimits())
 
 
 def test_limits_name_every_least_value():

@@ -52,6 +52,7 @@ class Hub:
         rooms: those in memory, by name, with direct conversations; `idle` are those that may be let go of, the one
             that was left first in front.
         uncounted: large rooms in which somebody has come or gone since they were told how many they are.
+        pending: how many messages wait for the store.
         kept_bytes: what all rings hold together.
         tick: seconds since the start.
     """
@@ -90,7 +91,7 @@ class Hub:
         self.uncounted: set[Room] = set()
         self._loading: dict[str, list[Callable[[Room | None], None]]] = {}
         self._departed: OrderedDict[str, tuple[float, Recent]] = OrderedDict()
-        self.kept_bytes = self.said = self.throttled = self.tick = 0
+        self.pending = self.kept_bytes = self.said = self.throttled = self.tick = 0
         self.counters: Counter[str] = Counter()
         self.degraded = self.closing = self.said_goodbye = False
         self._timer: evloop.reactor.TimerHandle | None = None
@@ -116,7 +117,7 @@ class Hub:
             "strangers": len(self.strangers),
             "rooms": len(self.rooms),
             "kept_bytes": self.kept_bytes,
-            "pending": sum(len(room.pending) for room in list(self.rooms.values())),
+            "pending": self.pending,
             "choked": len(self.choked),
             "said": self.said,
             "throttled": self.throttled,
@@ -308,6 +309,7 @@ class Hub:
     # --- the store ---------------------------------------------------------------------------------------------
 
     def _committed(self, entries: Sequence[Entry]) -> None:
+        self.pending -= len(entries)
         for entry in entries:
             room = entry.room
             first = room.pending.popleft()
@@ -321,6 +323,7 @@ class Hub:
     def _failed(self, entries: Sequence[Entry], why: str) -> None:
         logger.error("chat: the store has failed for %d messages: %s", len(entries), why)
         self.counters["store_failed"] += len(entries)
+        self.pending -= len(entries)
         for entry in entries:
             room = entry.room
             room.pending.remove(entry)

@@ -8,6 +8,7 @@ Rule: nothing in this file may decide who may do what.  Read next: ``requests.py
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -248,11 +249,14 @@ class Room:
         if hub.keeps_nothing and then is None:
             self.assigned = msg.seq
             return self.shown(msg, session, ref)
+        if hub.pending >= hub.limits.pending:
+            raise Unavailable(f"{hub.pending} messages wait for the database")
         entry = Entry(self, msg, session, ref, key, state, then)
         kept = hub.store.append(entry)
         self.assigned = msg.seq
         if kept:
             return self.commit(entry)
+        hub.pending += 1
         return self.pending.append(entry)
 
     def commit(self, entry: Entry) -> None:
@@ -312,9 +316,10 @@ class Room:
 
     def enter(self, user: User) -> bool:
         """Count a session of *user*; return whether it is the first one here."""
-        self._sorted = None
         count = self.users.get(user, 0)
         self.users[user] = count + 1
+        if count == 0 and self._sorted is not None:
+            insort(self._sorted, user, key=_by_fold)
         return count == 0
 
     def leave(self, user: User) -> bool:
@@ -323,8 +328,9 @@ class Room:
         if count > 1:
             self.users[user] = count - 1
             return False
-        self._sorted = None
         self.users.pop(user, None)
+        if count == 1 and self._sorted is not None:
+            del self._sorted[bisect_left(self._sorted, user.fold, key=_by_fold)]  # no two have the same
         return count == 1
 
     def renamed(self) -> None:
@@ -332,7 +338,10 @@ class Room:
         self._sorted = None
 
     def by_name(self) -> list[User]:
-        """Return the users, by folded nick; not to be changed."""
+        """Return the users, by folded nick; not to be changed.
+
+        Kept from then on: each one who joins is shown the first ones, and thousands do at once after a restart.
+        """
         if self._sorted is None:
             self._sorted = sorted(self.users, key=_by_fold)
         return self._sorted

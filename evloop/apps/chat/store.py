@@ -86,7 +86,8 @@ class Store(Protocol):
     ) -> None:
         """Begin.  Called once, before anything else.
 
-        *committed(entries)* is to be called with what was appended and is kept now, in the order of the appends.
+        *committed(entries)* is to be called with what was appended and is kept now, in the order of the appends; later,
+        and not from inside of :meth:`append`.
         *failed(entries, text)* with what is not kept after all; everything appended after them to the same rooms has
         then failed as well, and is among them.
         """
