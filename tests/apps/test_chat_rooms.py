@@ -799,6 +799,51 @@ def test_shutdown_keeps_what_was_said_before_it_says_goodbye(chats):
     assert len(store.kept["r"]) == 1
 
 
+def test_rooms_of_a_session_are_bounded_while_they_are_loaded(chats):
+    """All were asked for before the first one was there."""
+    store = SlowStore()
+    chat = chats(store=store, limits={"session_rooms": 2})
+    amy = chat.client("amy")
+    for name in "abc":
+        amy.tell("join", room=name, ref=1)
+    chat.world.settle()
+    store.loaded()
+    assert [amy.hear()["t"] for _ in range(3)] == ["joined", "joined", "err"]
+
+
+def test_failure_for_one_who_waits_for_a_room_is_not_the_others(chats, monkeypatch):
+    """Both wait for the same room; the one's fault must not take the other's answer."""
+    store = SlowStore()
+    chat = chats(store=store)
+    amy, bob = chat.client("amy"), chat.client("bob")
+    for client in (amy, bob):
+        client.tell("join", room="r", ref=1)
+        chat.world.settle()
+    faulty = next(iter(chat.hub.sessions.values()))
+    monkeypatch.setattr(faulty, "rooms", None)
+    with pytest.raises(TypeError):
+        store.loaded()
+    bob.hear("joined", ref=1)
+    monkeypatch.undo()
+
+
+def test_failed_send_of_one_who_has_left_forgets_nothing_else(stored):
+    """What they said before is known all the same when they come back and ask again."""
+    chat, store, amy, _ = stored
+    amy.tell("say", room="r", body="1", cid="1")
+    chat.world.settle()
+    store.commit()
+    amy.tell("say", room="r", body="2", cid="2")
+    chat.world.settle()
+    amy.tell("quit")
+    amy.ended()
+    batch, store.waiting = store.waiting, []
+    store.failed(batch, "no space left")
+    again = chat.back(amy)
+    again.join("r")
+    assert again.say("1", cid="1")["dup"] is True
+
+
 def test_room_that_cannot_be_loaded_is_unavailable(chats):
     """And whoever has left meanwhile is no trouble."""
     store = SlowStore()

@@ -5,6 +5,7 @@ Rule: nothing in this file may answer a request or know a socket.  Read next: ``
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
 import secrets
@@ -143,6 +144,7 @@ class Hub:
         session.sid, session.key, session.user = f"{self.node}-{secrets.token_hex(6)}", key, user
         user.sessions.append(session)
         self.users[user.id] = self.nicks[user.fold] = user
+        self._departed.pop(user.id, None)
         self._open(session)
 
     def resume(self, session: Session, sid: str, key: str) -> bool:
@@ -197,10 +199,7 @@ class Hub:
         session.user = None
         if not user.sessions:
             del self.users[user.id], self.nicks[user.fold]
-            self._departed[user.id] = (self.reactor.time() + self.limits.repeat_seconds, user.recent)
-            self._departed.move_to_end(user.id)
-            if len(self._departed) > self.limits.departed_users:
-                self._departed.popitem(last=False)
+            self._depart(user.id, user.recent)
         return None
 
     def recent_of(self, user_id: str) -> Recent:
@@ -208,8 +207,15 @@ class Hub:
         user = self.users.get(user_id)
         if user is not None:
             return user.recent
-        departed = self._departed.pop(user_id, None)
+        departed = self._departed.get(user_id)
         return Recent(self.limits.repeats) if departed is None else departed[1]
+
+    def _depart(self, user_id: str, recent: Recent) -> None:
+        """Remember for a while what somebody who is not here has said."""
+        self._departed[user_id] = (self.reactor.time() + self.limits.repeat_seconds, recent)
+        self._departed.move_to_end(user_id)
+        if len(self._departed) > self.limits.departed_users:
+            self._departed.popitem(last=False)
 
     # --- rooms -------------------------------------------------------------------------------------------------
 
@@ -253,18 +259,18 @@ class Hub:
             for user_id in room.ids if isinstance(room, Conversation) else ():
                 self.talks[user_id].add(name)
             self._remember(room, loaded)
-        for then in self._loading.pop(name):
-            then(room)
-        if room is not None:
-            self.rest(room)
+        with contextlib.ExitStack() as stack:  # each is told, whatever another one raises
+            if room is not None:
+                stack.callback(self.rest, room)
+            for then in reversed(self._loading.pop(name)):
+                stack.callback(then, room)
 
     def _remember(self, room: Room, loaded: Loaded) -> None:
-        now = self.reactor.time() + self.limits.repeat_seconds
         for user_id, cid, msg in loaded.repeats:
             recent = self.recent_of(user_id)
             recent.add((room.name, cid), (msg.seq, msg.ts, room.epoch, digest_of(msg.body, msg.kind)))
             if user_id not in self.users:
-                self._departed[user_id] = (now, recent)
+                self._depart(user_id, recent)
 
     def _let_go(self) -> bool:
         """Let go of the room that has been empty for longest; return whether there was one."""

@@ -112,7 +112,7 @@ def join(session: Session, request: wire.Join) -> None:
         if fault is not None:
             return session.error(request.ref, "room_bad", fault)
         if name not in session.rooms and len(session.rooms) >= hub.limits.session_rooms:
-            return session.error(request.ref, "room_full", f"{hub.limits.session_rooms} rooms for one session")
+            return session.error(request.ref, "room_full", _too_many(session))
     if _too_often(session, request.ref):
         return None
     return hub.with_room(name, partial(_join, session, request))
@@ -131,7 +131,7 @@ def _join(session: Session, request: wire.Join, room: Room | None) -> None:
         return session.error(request.ref, "unavailable", f"the room {request.room}")
     first = False
     if room.name not in session.rooms and not isinstance(room, Conversation):
-        refusal = _refusal(room, user)
+        refusal = _refusal(session, room, user)
         if refusal is not None:
             return session.error(request.ref, *refusal)
         if not room.users:
@@ -163,8 +163,14 @@ def _join(session: Session, request: wire.Join, room: Room | None) -> None:
     return None
 
 
-def _refusal(room: Room, user: User) -> tuple[str, str] | None:
+def _too_many(session: Session) -> str:
+    return f"{session.hub.limits.session_rooms} rooms for one session"
+
+
+def _refusal(session: Session, room: Room, user: User) -> tuple[str, str] | None:
     """Return why *user* may not become a member, as code and detail, or None."""
+    if len(session.rooms) >= room.hub.limits.session_rooms:  # while this one was loaded others were joined
+        return "room_full", _too_many(session)
     if is_banned(room, user):
         return "banned", room.name
     if room.state.locked and not is_op(room, user):
