@@ -372,6 +372,16 @@ def test_held_session_ends_after_its_grace(chat):
     assert chat.client("amy").welcome["nick"] == "amy"
 
 
+def test_so_many_sessions_are_held_and_no_more(chats):
+    """Whoever connects and leaves a thousand times a second must not fill the memory; the oldest goes first."""
+    chat = chats(limits={"held_sessions": 2})
+    clients = [chat.client(nick) for nick in ("amy", "bob", "cem")]
+    for client in clients:
+        chat.lose(client)
+    assert chat.hub.stats()["sessions_held"] == 2
+    assert [chat.back(client).welcome["resumed"] for client in clients] == [False, True, True]
+
+
 @pytest.mark.parametrize("wrong", [{"key": "0" * 32}, {"sid": "n1-0"}])
 def test_resume_with_a_wrong_key_or_sid_is_a_new_session(chat, wrong):
     """A sid is no secret; and no word tells which of the two was wrong."""

@@ -183,6 +183,8 @@ class Hub:
             return self.end(session, "lost")
         session.closed(HELD)
         self.held[session] = self.reactor.time() + self.limits.grace
+        if len(self.held) > self.limits.held_sessions:
+            self.end(next(iter(self.held)), "lost")
         return None
 
     def end(self, session: Session, how: Any, why: str = "") -> None:

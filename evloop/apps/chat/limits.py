@@ -43,6 +43,7 @@ class ChatLimits:
         ping_after: seconds (float > 0) without a message after which a client is asked whether it is there.
         dead_after: seconds (float > ping_after) without one after which its connection is given up.
         grace: seconds (float >= 0) for which the session of a lost connection is held.
+        held_sessions: sessions that are held so (int >= 0); one more ends the one that was lost first.
         stall: seconds (float > 0) for which a client may leave more output untaken than its connection's `high_water`.
 
     Raises:
@@ -91,6 +92,8 @@ class ChatLimits:
     dead_after: float = 60.0
     # A phone changes from Wi-Fi to mobile in 5 s, a browser reloads in 2 s; meanwhile others see a member who is not.
     grace: float = 30.0
+    # All of a full server's clients, when its network fails for a moment, and as many again; each has about 2 KiB.
+    held_sessions: int = 20_000
     stall: float = 10.0
 
     def __post_init__(self) -> None:
@@ -140,6 +143,7 @@ _LEAST: dict[str, float] = {
     "ping_after": 0.001,
     "dead_after": 0.001,
     "grace": 0.0,
+    "held_sessions": 0,
     "stall": 0.001,
 }
 
