@@ -40,10 +40,12 @@ FRAMED = {codec: Variant(codec) for codec in CODECS.values()}
 class FanOut:
     """The connections that get the same messages: a group for each variant that is in use.  Reactor thread only."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("_groups", "_pairs")
 
     def __init__(self) -> None:
         self._groups: dict[Variant, evloop.Group] = {}
+        # The same, to be walked: what a member's callbacks do about its output may add and discard members.
+        self._pairs: tuple[tuple[Variant, evloop.Group], ...] = ()
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -53,6 +55,7 @@ class FanOut:
         group = self._groups.get(variant)
         if group is None:
             group = self._groups[variant] = evloop.Group()
+            self._pairs = tuple(self._groups.items())
         group.add(conn)
 
     def discard(self, variant: Variant, conn: evloop.Connection) -> None:
@@ -62,14 +65,14 @@ class FanOut:
             group.discard(conn)
             if not group:
                 del self._groups[variant]
+                self._pairs = tuple(self._groups.items())
 
     def send(self, message: Any, exclude: evloop.Connection | None = None) -> None:
         """Send *message* to all but *exclude*; encoded here, once for each variant."""
-        # A list: what a member's callbacks do about its output may add and discard members.
-        for variant, group in list(self._groups.items()):
+        for variant, group in self._pairs:
             group.send(variant.payload(message), exclude=exclude)
 
     def send_many(self, messages: Sequence[Any], exclude: evloop.Connection | None = None) -> None:
         """Send *messages*, in their order, to all but *exclude*: each member is gone to once."""
-        for variant, group in list(self._groups.items()):
+        for variant, group in self._pairs:
             group.send_many(list(map(variant.payload, messages)), exclude=exclude)

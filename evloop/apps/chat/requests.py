@@ -239,52 +239,12 @@ def rooms(session: Session, request: wire.Rooms) -> None:
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-def say(session: Session, request: Say) -> None:
-    """Say something in a room: the path that a busy server spends its time on."""
-    room = session.rooms.get(request.room)  # type: ignore[arg-type]  # None is the name of none
-    if room is None or request.to is not None:
-        return _say_elsewhere(session, request)
-    return _say(session, request, room)
-
-
-def _say_elsewhere(session: Session, request: Say) -> None:
-    """Say something where one is no member by this name: to somebody, by a conversation's key, or nowhere."""
-    if (request.to is None) == (request.room is None):
-        return session.error(request.ref, "bad_message", "room or to, and not both")
-    if request.room is not None and not request.room.startswith("@"):
-        room = _own_room(session, request.ref, request.room)
-        return None if room is None else _say(session, request, room)
-    key = _conversation(session, request)
-    if key is None:
-        return None
-    return session.hub.with_room(key, partial(_say_when_loaded, session, request))
-
-
-def _say_when_loaded(session: Session, request: Say, room: Room | None) -> None:
+def say(session: Session, request: Say, room: Room | None = None) -> None:
+    """Say something in *room*, by default the one that is named: the path that a busy server spends its time on."""
     if room is None:
-        session.error(request.ref, "unavailable", "the conversation")
-    elif session.user is not None:
-        _say(session, request, room)
-        session.hub.rest(room)
-
-
-def _conversation(session: Session, request: Say | wire.Typing | wire.History) -> str | None:
-    """Return the key of the conversation that is meant by `to` or `room`; None: there is none, and that was said."""
-    assert session.user is not None
-    if request.to is None:
-        key = request.room or ""
-        if not _takes_part(session, key):
-            session.error(request.ref, "no_room", key)
-            return None
-        return key
-    other = session.hub.nicks.get(fold(request.to))
-    if other is None:
-        session.error(request.ref, "no_nick", request.to)
-        return None
-    return names.conversation_key(session.user.id, other.id)
-
-
-def _say(session: Session, request: Say, room: Room) -> None:
+        room = session.rooms.get(request.room)  # type: ignore[arg-type]  # None is the name of none
+        if room is None or request.to is not None:
+            return _say_elsewhere(session, request)
     user, body, cid = session.user, request.body, request.cid
     assert user is not None
     if len(body) > _SURELY_SHORT and len(body.encode()) > wire.MAX_BODY:
@@ -308,6 +268,43 @@ def _say(session: Session, request: Say, room: Room) -> None:
         return session.error(request.ref, "unavailable", str(exc))
     recent.add(key, (seq, ts, room.epoch, digest))
     return None
+
+
+def _say_elsewhere(session: Session, request: Say) -> None:
+    """Say something where one is no member by this name: to somebody, by a conversation's key, or nowhere."""
+    if (request.to is None) == (request.room is None):
+        return session.error(request.ref, "bad_message", "room or to, and not both")
+    if request.room is not None and not request.room.startswith("@"):
+        room = _own_room(session, request.ref, request.room)
+        return None if room is None else say(session, request, room)
+    key = _conversation(session, request)
+    if key is None:
+        return None
+    return session.hub.with_room(key, partial(_say_when_loaded, session, request))
+
+
+def _say_when_loaded(session: Session, request: Say, room: Room | None) -> None:
+    if room is None:
+        session.error(request.ref, "unavailable", "the conversation")
+    elif session.user is not None:
+        say(session, request, room)
+        session.hub.rest(room)
+
+
+def _conversation(session: Session, request: Say | wire.Typing | wire.History) -> str | None:
+    """Return the key of the conversation that is meant by `to` or `room`; None: there is none, and that was said."""
+    assert session.user is not None
+    if request.to is None:
+        key = request.room or ""
+        if not _takes_part(session, key):
+            session.error(request.ref, "no_room", key)
+            return None
+        return key
+    other = session.hub.nicks.get(fold(request.to))
+    if other is None:
+        session.error(request.ref, "no_nick", request.to)
+        return None
+    return names.conversation_key(session.user.id, other.id)
 
 
 def _repeat(session: Session, request: Say, room: Room, said: Said, digest: int) -> None:
