@@ -124,6 +124,31 @@ def test_page_offline_for_a_while_misses_nothing(browser, server):
         assert [msg["body"] for msg in heard] == [*expected[-3:], "after"]
 
 
+def test_page_room_that_was_left_offline_is_left(browser, server):
+    """What was put away stays away: the server is told as soon as it can be, and a conversation does not reappear."""
+    with Voice(server.address, "boss") as boss, browser.person(url_of(server)) as amy:
+        enter(amy, "amy")
+        write(amy, "/msg boss hello")
+        amy.wait(solid("hello"))
+        write(amy, "/join 茶馆")
+        wait_for_room(amy, "茶馆")
+        amy.offline()
+        amy.wait("document.querySelector('#pill').dataset.state === 'offline'")
+        write(amy, "/part")
+        amy.wait(f"{SHOWN} === 'boss'")
+        write(amy, "/part")
+        amy.offline(False)
+        wait_for_room(amy)
+        assert amy.texts(".room-list .label") == [ROOM]
+        boss.until("t", "msg")
+        amy.reload()
+        wait_for_room(amy)
+        assert amy.texts(".room-list .label") == [ROOM]
+        assert [entry["room"] for entry in boss.ask(t="rooms")["list"] if entry["n"]] == [ROOM]
+        boss.ask(t="say", to="amy", body="still there?", cid="back")
+        amy.wait("document.querySelector('#direct-list .badge')")
+
+
 def test_page_offline_for_longer_than_one_answer_holds_misses_nothing(browser, server):
     """What does not fit into the answer to a join is fetched page by page, and what came meanwhile waits its turn."""
     bodies = [f"{n} " + "x" * 5000 for n in range(60)]  # 300 KB; the server's answer ends at 192 KiB

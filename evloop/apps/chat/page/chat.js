@@ -36,6 +36,7 @@ export class Chat {
   #typing = false; // what the others were told last
   #typed = -Infinity; // when we last told them that we type
   #read = new Map(); // name -> {epoch, seq} of a tab that was reloaded
+  #closed = new Map(); // key of a conversation that was put away -> its last seq by then
 
   constructor(view, url, language) {
     this.#view = view;
@@ -66,13 +67,15 @@ export class Chat {
       const unsent = pending.map(({ cid, body, kind, ts }) => ({ cid, body, kind, ts }));
       return { name, direct, epoch, read, draft, unsent };
     });
-    return { nick: this.nick, resume: this.#resume, active: this.rooms.indexOf(this.active), rooms };
+    const active = this.rooms.indexOf(this.active);
+    return { nick: this.nick, resume: this.#resume, active, rooms, closed: [...this.#closed] };
   }
 
   /** Take up what keep() has given, before enter(). */
   restore(kept) {
     this.#resume = kept.resume;
     this.nick = kept.nick;
+    this.#closed = new Map(kept.closed);
     for (const old of kept.rooms) {
       const room = new Room(old.name, old.direct);
       room.draft = old.draft;
@@ -100,16 +103,20 @@ export class Chat {
     this.user = welcome.user;
     this.limits = welcome.limits;
     this.#resume = { sid: welcome.sid, key: welcome.resume_key };
-    for (const { dm, who } of welcome.dms ?? []) this.#directRoom(dm, who);
+    for (const { dm, who, top } of welcome.dms ?? []) {
+      if (top > (this.#closed.get(dm) ?? -1)) this.#directRoom(dm, who);
+    }
+    for (const name of welcome.rooms ?? []) {
+      // Left while there was no connection to say so.
+      if (!this.rooms.some((room) => room.name === name)) this.#part(name);
+    }
     const rooms = [...this.rooms];
     this.#view.welcomed(); // which joins the first room, if there is none
     for (const room of rooms) this.#enterRoom(room);
   }
 
   #refused(error) {
-    // A nick that somebody else has by now: the session is not ours any more, the rooms and the outbox are.
-    if (error.code === "nick_taken" || error.code === "nick_bad") this.#resume = null;
-    this.#view.gate(error);
+    this.#view.gate(error); // the key stays: with another name we are the same user, whose conversations go on
   }
 
   #stateChanged() {
@@ -160,8 +167,13 @@ export class Chat {
 
   /** Leave *room*; a direct conversation is merely put away. */
   leave(room) {
-    if (room.direct === null) this.link.request({ t: "part", room: room.name }).catch(() => {});
+    if (room.direct === null) this.#part(room.name);
+    else if (room.dm) this.#closed.set(room.dm, room.last);
     this.#forget(room);
+  }
+
+  #part(name) {
+    this.link.request({ t: "part", room: name }).catch(() => {}); // without a connection: when we are welcome again
   }
 
   /** The user has seen all of *room*. */
@@ -184,6 +196,7 @@ export class Chat {
   }
 
   #directRoom(dm, who) {
+    this.#closed.delete(dm);
     let room = this.rooms.find((other) => other.dm === dm);
     room ??= this.rooms.find((other) => other.direct !== null && !other.dm && sameNick(other.direct, who));
     if (!room) {
