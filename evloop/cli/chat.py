@@ -41,7 +41,7 @@ _HISTORY = 20
         "evloop chat :9000 --no-input --room ops | grep -i error       # listens until Ctrl-C",
     ),
 )
-@click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]", envvar="EVLOOP_ADDR")
+@click.argument("address", type=ADDRESS, default="127.0.0.1:9000", metavar="[ADDR]")
 @click.option("--nick", metavar="NAME", help="The name to take; without one the server gives one.")
 @click.option(
     "--room",

@@ -57,7 +57,7 @@ REFRESH = 1.0
 HISTORY_MAX = 512 * 1024
 
 # The terminal's own colours, which its user has chosen to be readable.
-_NICKS = ("ansicyan", "ansigreen", "ansimagenta", "ansiyellow", "ansibrightblue", "ansibrightcyan")
+_NICKS = ("ansicyan", "ansigreen", "ansimagenta", "ansiyellow", "ansibrightblue", "ansibrightred")
 assert len(_NICKS) == NICK_COLOURS
 _STYLE = Style.from_dict(
     {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import re
 import stat
+import xml.etree.ElementTree
 
 import pytest
 from chatthread import PATIENCE, ChatThread
+from pictures import svg
 from screens import Screen
 
 import evloop
@@ -348,3 +351,45 @@ def test_terminal_is_as_it_was_after_a_signal(world):
     screen.process.terminate()
     assert screen.finish() == 0
     assert "Traceback" not in screen.text
+
+
+# --- the picture --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_terminal_picture_for_the_readme(world, tmp_path):
+    """The README shows what a run of the tests has seen: `make screenshots`."""
+    world.room = "大厅"
+    screen = world.screen("李雷", "--room", "releases", lines=17, LC_ALL="zh_CN.UTF-8")
+    ready(screen)
+    screen.wait(lambda screen: "2 releases" in screen.bar)
+    screen.enter("/topic Release night: evloop 0.3")
+    screen.wait("更改了话题")
+    amy, ming, bob = world.person("amy"), world.person("小明"), world.person("bob")
+    screen.wait("bob 来了")
+    amy.say("Hi all, is the new build up?")
+    screen.wait("build up?")
+    ming.say("在的，刚刚部署好了")
+    screen.wait("刚刚部署好了")
+    screen.enter("收到，我在终端里看")
+    screen.wait("李雷: 收到")
+    amy.say("Went through two tunnels on the train and lost nothing")
+    screen.wait("lost nothing")
+    ming.say("那就好。每个房间一个 seq，断线后从 since 补齐，\n重发由 cid 去重。")
+    screen.wait("去重")
+    ming.say("@李雷 你那边呢？")
+    screen.wait("你那边呢")
+    screen.enter("/me 点了点头")
+    screen.wait("* 李雷")
+    bob.say("tagged 0.3.0, building wheels", room="releases")
+    bob.send(wire.Join(room="releases"))
+    bob.hear(wire.Joined)
+    bob.say("tagged 0.3.0, building wheels", room="releases")
+    amy.say("dinner at 7?", to="李雷")
+    screen.wait(lambda screen: "3 @amy! 1" in screen.bar and "2 releases 1" in screen.bar)
+    screen.type("一条断线也不丢")
+    screen.wait(lambda screen: screen.input_line == "大厅> 一条断线也不丢")
+    picture = svg(screen.cells, screen.cursor, "evloop chat")
+    xml.etree.ElementTree.fromstring(picture)
+    path = pathlib.Path(os.environ.get("EVLOOP_PICTURES") or tmp_path) / "chat-terminal.svg"
+    path.write_text(picture, encoding="utf-8")
