@@ -92,7 +92,7 @@ class Pipe:
                 self._watch(event)
             if not (isinstance(event, Message) and event.own):  # whoever wrote the input knows it
                 self.talk.take(event)
-            await self._writable.wait()
+            await self.room()
 
     async def _speak(self, rooms: Sequence[str]) -> None:
         for room in rooms:
@@ -170,6 +170,10 @@ class Pipe:
             self._output.write(f"{label}{text}\n".encode(errors="replace"))
         elif not self._quiet:
             print(plain(line), file=sys.stderr)
+
+    async def room(self) -> None:
+        """Wait until the reader takes what there is."""
+        await self._writable.wait()
 
     def changed(self) -> None:
         """Do nothing: a pipe has no place for the state of things."""

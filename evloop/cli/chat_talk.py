@@ -43,6 +43,9 @@ class Screen(Protocol):
     def show(self, pane: Pane | None, line: Line, *, data: bool) -> None:
         """Show *line* of *pane*; *data*: somebody has said it, or it was asked for."""
 
+    async def room(self) -> None:
+        """Wait until there is room for more lines."""
+
     def changed(self) -> None:
         """Show the state of things again: the rooms, what is new in them, the connection."""
 
@@ -110,6 +113,7 @@ class Talk:
         """Show what comes, until the client is closed.  Ended, Refused: the server wants us no more."""
         async for event in self.client.events():
             self.take(event)
+            await self._screen.room()
 
     def take(self, event: Event) -> None:
         """Show *event*."""

@@ -50,6 +50,9 @@ GATHER = 0.02
 # Lines of one redraw; more would keep the keys waiting, so the rest comes in the next.
 PRINT_AT_ONCE = 200
 
+# Lines that wait to be printed, above which no more is taken from the connection: a slow terminal slows it down.
+WAITING_MAX = 1000
+
 # Seconds between redraws of the bar, for its countdown.
 REFRESH = 1.0
 
@@ -92,6 +95,7 @@ class Window:
         self._texts = texts
         self._waiting: list[Line] = []
         self._more = asyncio.Event()
+        self._printed = asyncio.Event()
         self._acting: set[asyncio.Task[Any]] = set()
         self._timed: object = None  # the status whose next attempt is at _retry_at
         self._retry_at = 0.0
@@ -152,6 +156,12 @@ class Window:
         self._waiting.append(line)
         self._more.set()
 
+    async def room(self) -> None:
+        """Wait until what waits was printed, if it is a lot."""
+        while len(self._waiting) >= WAITING_MAX:
+            self._printed.clear()
+            await self._printed.wait()
+
     def changed(self) -> None:
         """Draw prompt and bar again."""
         self._session.app.invalidate()
@@ -172,6 +182,7 @@ class Window:
                     # An answer that is under way tells of a row where the prompt is not any more.
                     await app.renderer.wait_for_cpr_responses()
                 self._put(PRINT_AT_ONCE)
+                self._printed.set()
 
     def _put(self, most: int) -> None:
         app = self._session.app

@@ -728,6 +728,45 @@ def test_program_that_only_speaks_keeps_the_newest_events(run):
     run(main)
 
 
+def test_program_that_asks_more_than_it_takes_loses_its_connection_and_misses_nothing(run):
+    """The last bound: ten times the queue.  It reads no more, catches up, and asks for the rest from where it was."""
+
+    async def main():
+        async with PlayedServer() as server, connected(server, queue=3) as (client, peer):
+            await entered(client, peer)
+            events = client.events()
+            await take(events, 1)
+            saying = asyncio.ensure_future(client.say("lobby", "x"))
+            said = await peer.expect(wire.Say)
+            peer.send(*(msg(seq) for seq in range(1, 41)))
+            await peer.ended()
+            assert not saying.done()
+            assert [m.seq for m in await take(events, 28)] == list(range(1, 29))
+            again, _ = await back(server)
+            join = await again.expect(wire.Join)
+            missed = [msg(seq) for seq in range(join.since.seq + 1, 41)]
+            again.send(
+                wire.Joined(
+                    ref=join.ref,
+                    room="lobby",
+                    epoch="e1",
+                    top=40,
+                    you=wire.You(role="member"),
+                    n=1,
+                    members=["amy"],
+                    recovered=True,
+                    history=missed,
+                )
+            )
+            assert (await again.confirm(41)).cid == said.cid
+            found = [m for m in await take(events, 14) if isinstance(m, Message)]
+            assert [m.seq for m in found] == list(range(29, 42))
+            assert await saying == 41
+            await again.reset()
+
+    run(main)
+
+
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
@@ -808,6 +847,43 @@ def test_presence_is_told_and_remembered_for_completion(run):
             assert found[0] == Presence("lobby", "", "join", "cy", n=3)
             assert [type(event) for event in found] == [Presence, Presence, Presence, Message]
             assert list(client.followed[0].names) == ["amy", "Rob", "dan"]
+
+    run(main)
+
+
+def test_own_act_of_moderation_is_a_message_at_its_place(run):
+    """The others are pushed it; its author gets the number in the answer, and would wait for it for ever."""
+
+    async def main():
+        async with PlayedServer() as server, connected(server) as (client, peer):
+            await entered(client, peer)
+            events = client.events()
+            await take(events, 1)
+            acting = asyncio.ensure_future(client.moderate("lobby", "topic", text="new"))
+            request = await peer.expect(wire.Mod)
+            peer.send(wire.Ok(ref=request.ref, seq=1, epoch="e1", ts=1), msg(2, "after"))
+            await acting
+            first, second = await take(events, 2)
+            assert (first.kind, first.op, first.body, first.own) == ("mod", "topic", "new", True)
+            assert second.body == "after"
+            assert client.followed[0].topic == "new"
+
+    run(main)
+
+
+@pytest.mark.parametrize("do", ["join", "rename", "tell", "who", "away"])
+def test_name_that_the_wire_cannot_carry_is_refused_here(run, do):
+    """The server says goodbye to a client that sends nonsense three times; this one does not send it."""
+
+    async def main():
+        async with PlayedServer() as server, connected(server) as (client, peer):
+            arguments = {"tell": ["x" * 65, "hi"], "away": ["x" * 513]}.get(do, ["x" * 161])
+            with pytest.raises(ValueError, match="cannot be sent"):
+                await getattr(client, do)(*arguments)
+            assert client.unsent == 0 and client.followed == []
+            asking = asyncio.ensure_future(client.rooms())
+            await peer.expect(wire.Rooms)
+            asking.cancel()
 
     run(main)
 

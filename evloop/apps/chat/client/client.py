@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import evloop
@@ -28,6 +28,7 @@ from evloop.apps.chat.client.events import (
 )
 from evloop.apps.chat.client.link import Link, refused
 from evloop.apps.chat.client.outbox import Outbox, Unsent
+from evloop.apps.chat.client.requests import Requests
 from evloop.apps.chat.client.rooms import Room
 from evloop.apps.chat.names import room_name
 
@@ -53,7 +54,7 @@ OUTBOX = 1000
 GOODBYE = 1.0
 
 
-class Client:
+class Client(Requests):
     """A user of a chat server, on any asyncio event loop.
 
     >>> async def main():
@@ -221,7 +222,7 @@ class Client:
         welcomed: asyncio.Future[None] = loop.create_future()
 
         def answered(reply: Any) -> None:
-            if welcomed.done():
+            if welcomed.done() or self.state == "closed":  # in this very turn
                 return
             if type(reply) is wire.Welcome:
                 self._welcomed(link, reply)  # here, since what follows in the same read belongs to the session
@@ -408,7 +409,7 @@ class Client:
         Over a loss of the connection it is sent again, and said once.  Cancelled before it was ever sent, it is not.
 
         Raises:
-            ValueError: the body is empty or too long.
+            ValueError: the body is empty or too long, or a name is.
             Refused, Ended: the server does not want it.
             Disconnected: the client was closed.
         """
@@ -459,7 +460,7 @@ class Client:
 
     def _add(self, room: str, to: str, body: str, kind: str, re: int | None) -> Unsent:
         most = self.welcome.limits.body if self.welcome is not None else wire.MAX_BODY
-        size = len(body.encode(errors="surrogatepass"))
+        size = len(body.encode())  # UnicodeEncodeError, a ValueError: half of a surrogate pair
         if not 0 < size <= most:
             raise ValueError(f"a message has 1 to {most} bytes of UTF-8, the server's bound, and this one {size}")
         if self.state == "closed":
@@ -468,12 +469,15 @@ class Client:
         self._update_reading()
         return entry
 
-    # --- requests -----------------------------------------------------------------------------------------------
+    # --- rooms --------------------------------------------------------------------------------------------------
 
     async def join(self, room: str, *, history: int = 0) -> Entered:
         """Enter *room*, and stay in it over losses of the connection; its last *history* (0..200) messages with it.
 
-        Raises: Refused, Ended: the server does not want it; Disconnected: the client was closed.
+        Raises: Refused, Ended: the server does not want it; Disconnected: the client was closed; ValueError: it cannot
+        be a room's name.
+
+        Cancelled, the room is entered all the same; :meth:`part` takes the wish back.
         """
         if self.state == "closed":
             raise self._end or Disconnected("the client was closed")
@@ -482,72 +486,7 @@ class Client:
         self._update_reading()
         return await entered
 
-    async def part(self, room: str, why: str = "") -> None:
-        """Leave *room*.  While there is no connection it is simply not entered again."""
-        room = room_name(room)
-        self._rooms.leave(room)
-        if self._link is not None:
-            await self._ask(wire.Part(room=room, why=why))
-
-    async def rename(self, nick: str) -> str:
-        """Take another nick; return it as the server writes it.  Refused: it is taken, or cannot be one."""
-        reply = await self._ask(wire.Nick(nick=nick))
-        self._renamed(reply.nick or nick)
-        return self.nick
-
-    async def away(self, text: str | None) -> None:
-        """Be away, with *text*; None: be back."""
-        await self._ask(wire.Away(text=text))
-
-    async def who(self, room: str, after: str | None = None) -> wire.Members:
-        """Return a page of the members of *room*, by name, those behind *after*."""
-        page: wire.Members = await self._ask(wire.Who(room=room_name(room), after=after))
-        return page
-
-    async def rooms(self, prefix: str = "", after: str | None = None) -> wire.RoomList:
-        """Return a page of the server's rooms whose names begin with *prefix*, by name, those behind *after*."""
-        page: wire.RoomList = await self._ask(wire.Rooms(prefix=prefix, after=after))
-        return page
-
-    async def history(self, room: str, *, to: str = "", before: int | None = None, limit: int = 50) -> list[Message]:
-        """Return the last *limit* (1..200) messages of *room*, or with "" of the conversation with *to*.
-
-        *before*: those in front of that number.
-        """
-        page = await self._ask(wire.History(room=room_name(room) or None, to=to or None, before=before, limit=limit))
-        return [self._rooms.message(msg) for msg in page.items]
-
-    async def moderate(self, room: str, op: wire.ModOp, who: str = "", text: str = "", secs: int | None = None) -> None:
-        """Do *op* (``kick``, ``ban``, ``mute``, ``op``, ``topic``, ...; :class:`wire.Mod`) in *room*."""
-        room = room_name(room)
-
-        def at_its_place(reply: Any) -> None:
-            """Take the act as what it is, a message of the room: the others get it, and its author this answer."""
-            if type(reply) is wire.Ok and reply.seq is not None:
-                acted = Message(
-                    room, "", reply.seq, reply.ts or 0, self.nick, text, "mod", own=True, op=op, who=who, secs=secs
-                )
-                self._rooms.confirmed(room, acted, reply.epoch or "")
-
-        await self._ask(wire.Mod(room=room, op=op, who=who or None, text=text, secs=secs), at_its_place)
-
-    def typing(self, room: str, on: bool = True, *, to: str = "") -> None:
-        """Tell *room*, or with "" the nick *to*, that something is being written; without a connection nothing."""
-        if self._link is not None:
-            self._link.tell(wire.Typing(on=on, room=room_name(room) or None, to=to or None))
-
     @property
     def followed(self) -> list[Room]:
         """The rooms and conversations that are followed; for reading only."""
         return list(self._rooms)
-
-    async def _ask(self, message: Any, first: Callable[[Any], object] | None = None) -> Any:
-        """Ask on the connection that there is; *first* gets the answer at its place among the pushes.
-
-        Raises: Refused; Disconnected: there is none, or it was lost: ask again after ``Status("connected")``.
-        """
-        if self._link is None:
-            raise self._end or Disconnected("there is no connection to the server now")
-        answer = self._link.ask(message, first)
-        self._update_reading()
-        return await answer

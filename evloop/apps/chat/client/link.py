@@ -149,6 +149,15 @@ class Link(BufferedFrames):
             self._watch = self._event_loop.call_later(PATIENCE, self._look, now)
 
 
+def checked(message: Any) -> Any:
+    """Return *message*.  ValueError: the server would call it malformed, and after three of these say goodbye."""
+    try:
+        wire.JSON.decode_request(wire.JSON.encode(message))
+    except wire.DECODE_ERRORS as exc:
+        raise ValueError(f"it cannot be sent: {exc}") from None
+    return message
+
+
 def refused(reply: wire.Err) -> Refused:
     """Return the exception that *reply* is."""
     return Refused(reply.code, reply.text, temp=reply.temp, retry_in=(reply.retry_ms or 0) / 1000)

@@ -14,7 +14,7 @@ from typing import Any
 
 from evloop.apps.chat import wire
 from evloop.apps.chat.client.events import Event, Message, NotSent
-from evloop.apps.chat.client.link import Link, refused
+from evloop.apps.chat.client.link import Link, checked, refused
 from evloop.apps.chat.client.rooms import RETRY, Rooms
 
 
@@ -76,10 +76,14 @@ class Outbox:
         return len(self._entries) >= self.most
 
     def add(self, room: str, to: str, body: str, kind: str, re: int | None) -> Unsent:
-        """Take something said, and send it as soon as that can be done; return its entry."""
+        """Take something said, and send it as soon as that can be done; return its entry.
+
+        ValueError: it is malformed, and was not taken.
+        """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # 64 random bits: no other message of this user has them.
         entry = Unsent(os.urandom(8).hex(), room, to, body, kind, re, done)
+        checked(_say(entry))
         self._entries[entry.cid] = entry
         self._send(entry)
         return entry
@@ -118,10 +122,8 @@ class Outbox:
         room = self.rooms.get(entry.room)
         if self._link is None or entry.under_way or (room is not None and room.entering):
             return
-        to_room, to_one = entry.room or None, entry.to or None
-        say = wire.Say(body=entry.body, cid=entry.cid, room=to_room, to=to_one, kind=entry.kind, re=entry.re)
         entry.tried = entry.under_way = True
-        self._link.request(say, partial(self._answered, entry))
+        self._link.request(_say(entry), partial(self._answered, entry))
 
     def _answered(self, entry: Unsent, reply: Any) -> None:
         if type(reply) is wire.Err:
@@ -167,3 +169,8 @@ class Outbox:
                 entry.done.set_exception(outcome)
                 entry.done.exception()  # of post(), nobody takes it
         self._changed()
+
+
+def _say(entry: Unsent) -> wire.Say:
+    to_room, to_one = entry.room or None, entry.to or None
+    return wire.Say(body=entry.body, cid=entry.cid, room=to_room, to=to_one, kind=entry.kind, re=entry.re)

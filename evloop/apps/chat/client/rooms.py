@@ -13,7 +13,7 @@ from typing import Any
 from evloop.apps.chat import wire
 from evloop.apps.chat.client.errors import Refused
 from evloop.apps.chat.client.events import Entered, Event, Left, Message, Missed, Presence
-from evloop.apps.chat.client.link import Link, refused
+from evloop.apps.chat.client.link import Link, checked, refused
 from evloop.apps.chat.client.position import Position
 
 # Messages that a room gives after a loss that it cannot bridge: a screenful or two of what is going on now.
@@ -24,6 +24,10 @@ RETRY = 1.0
 
 # Names of a room that are remembered for completion; the server stops telling who comes and goes at 200.
 NAMES_MAX = 1000
+
+# Conversations that are followed; of one more the oldest is forgotten, and after a loss not asked for.  A bot is talked
+# to by anybody.
+CONVERSATIONS_MAX = 1000
 
 
 class Room:
@@ -142,7 +146,11 @@ class Rooms:
     # --- entering and leaving -----------------------------------------------------------------------------------
 
     def enter(self, name: str, limit: int, waiter: asyncio.Future[Entered]) -> None:
-        """Enter the room *name*, now or once there is a connection, and tell *waiter*."""
+        """Enter the room *name*, now or once there is a connection, and tell *waiter*.
+
+        ValueError: it cannot be a room's name, or *limit* is out of range.
+        """
+        checked(wire.Join(room=name, limit=limit))
         room = self._rooms.setdefault(name, Room(name))
         room.limit = limit
         room.waiting.append(waiter)
@@ -264,6 +272,9 @@ class Rooms:
         """Return the conversation *key* with *peer*; a new one begins behind the number *last*."""
         room = self._rooms.get(key)
         if room is None:
+            known = [name for name, room in self._rooms.items() if room.peer]
+            if len(known) >= CONVERSATIONS_MAX:
+                del self._rooms[known[0]]
             room = self._rooms[key] = Room(key, peer)
             room.position.start("", last)
         room.peer = peer or room.peer
