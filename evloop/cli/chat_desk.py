@@ -5,9 +5,10 @@ Rule: nothing in this file may print, or know a terminal or a connection.  Read 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
-from evloop.cli.chat_lines import Line
+from evloop.cli.chat_lines import Line, day_of
 
 # Lines of a room that are kept for when it is shown again: some twenty screens.
 KEPT = 500
@@ -22,6 +23,7 @@ class Pane:
     Attributes:
         name: the room's name, or "" of a conversation; *peer* is the other one's nick, or "".
         unread, mentions: what came while it was not shown.
+        day: the local day of the last message, as a text; at first today.
         first: the number of the oldest message known here, or None: what /history goes on from.
     """
 
@@ -30,6 +32,7 @@ class Pane:
         self.peer = peer
         self.unread = 0
         self.mentions = 0
+        self.day = day_of(int(time.time() * 1000))
         self.first: int | None = None
         self.lines: deque[Line] = deque(maxlen=KEPT)
         self._seen = 0  # lines from the end of which on nothing was seen

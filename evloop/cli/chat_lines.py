@@ -63,14 +63,29 @@ def of_message(message: Message, me: str, texts: Texts, *, one_line: bool = Fals
     at = ("class:time", time.strftime("%H:%M ", time.localtime(message.ts / 1000)))
     nick = printable(message.sender)
     if message.kind == "mod":
-        key = "did-topic" if message.op == "topic" else "did"
-        text = texts(key, sender=message.sender, op=message.op, who=message.who or "", body=message.body)
-        return [[at, *info(text.rstrip())]]
+        return [[at, *info(_of_act(message, texts))]]
     style = "class:mention" if not message.own and mentions(message.body, me) else ""
     first, *others = [printable(part) for part in ([message.body] if one_line else message.body.split("\n"))]
     who = ("class:own" if message.own else nick_style(message.sender), nick)
     begin: Line = [at, ("", "* "), who, ("", " ")] if message.kind == "action" else [at, who, ("class:colon", ": ")]
     return [[*begin, (style, first)], *([(style, _INDENT + other)] for other in others)]
+
+
+def _of_act(message: Message, texts: Texts) -> str:
+    """Return what a moderator did, in words; what is new to us in the server's."""
+    sender, who, body = message.sender, message.who or "", message.body
+    if message.op == "topic":
+        return texts("retopic", sender=sender, body=body)
+    try:
+        text = texts(message.op or "", sender=sender, who=who)
+    except KeyError:
+        text = f"{sender}: {message.op} {who}".rstrip()
+    return f"{text}: {body}" if body else text
+
+
+def day_of(ts: int) -> str:
+    """Return the local day of *ts*, milliseconds since 1970 (UTC)."""
+    return time.strftime("%Y-%m-%d", time.localtime(ts / 1000))
 
 
 def of_presence(event: Presence, texts: Texts) -> Line | None:

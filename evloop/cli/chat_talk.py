@@ -12,6 +12,7 @@ from typing import Protocol
 from evloop.apps.chat.client import (
     Client,
     Disconnected,
+    Ended,
     Entered,
     Event,
     Left,
@@ -27,7 +28,7 @@ from evloop.apps.chat.client import (
 )
 from evloop.apps.chat.names import room_name
 from evloop.cli.chat_desk import Desk, Pane
-from evloop.cli.chat_lines import Line, complaint, heading, info, mentions, of_message, of_presence
+from evloop.cli.chat_lines import Line, complaint, day_of, heading, info, mentions, of_message, of_presence
 from evloop.cli.chat_texts import Texts
 
 # Messages that /history gives without a number: a screenful.
@@ -142,12 +143,15 @@ class Talk:
             self._status(event)
 
     def _message(self, message: Message) -> None:
-        pane = self.desk.open(message.room, message.peer)
+        pane = self.desk.find(message.room, message.peer)
+        if pane is None:
+            if message.room:  # it was left meanwhile
+                return
+            pane = self.desk.open("", message.peer)
         called = not message.own and (bool(message.peer) or mentions(message.body, self.client.nick))
         if pane.first is None:
             pane.first = message.seq
-        for line in of_message(message, self.client.nick, self.texts, one_line=self._all_rooms):
-            self._add(pane, line, data=True)
+        self._add_message(pane, message)
         if not message.own and pane is not self.desk.current:
             pane.unread += 1
             pane.mentions += called
@@ -176,8 +180,7 @@ class Talk:
         if self.desk.current is None or event.room == self._wanted:
             self.switch(pane)
         for message in event.history:
-            for line in of_message(message, self.client.nick, texts, one_line=self._all_rooms):
-                self._add(pane, line, data=True)
+            self._add_message(pane, message)
         parts = [texts("entered", n=event.n)]
         if event.topic:
             parts.append(texts("topic", topic=event.topic))
@@ -210,6 +213,14 @@ class Talk:
             self._screen.show(pane, info(self.texts("new")), data=False)
         for line in new:
             self._screen.show(pane, line, data=False)
+
+    def _add_message(self, pane: Pane, message: Message) -> None:
+        day = day_of(message.ts)
+        if day != pane.day and not self._all_rooms:
+            self._add(pane, heading(day))
+        pane.day = day
+        for line in of_message(message, self.client.nick, self.texts, one_line=self._all_rooms):
+            self._add(pane, line, data=True)
 
     def _add(self, pane: Pane, line: Line, *, data: bool = False) -> None:
         """Keep *line* for *pane*, and show it if the pane is."""
@@ -261,6 +272,8 @@ class Talk:
             self._say(None, complaint(self.texts("outbox-full", error=exc)))
         except Disconnected:
             self._say(None, complaint(self.texts("disconnected")))
+        except Ended:
+            pass  # listen() ends with it, too, and the program with that
         except _Usage as exc:
             self._say(None, complaint(self.texts("usage", usage=exc)))
         except ValueError as exc:
@@ -373,6 +386,7 @@ class Talk:
 
     async def _away(self, text: str) -> None:
         await self.client.away(text or None)
+        self._say(None, info(self.texts("away" if text else "back-one", who=self.client.nick, text=text)))
 
     async def _topic(self, text: str) -> None:
         pane = self.desk.current

@@ -41,8 +41,16 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "away": ("{who} is away: {text}", "{who} 离开：{text}"),
     "back-one": ("{who} is back", "{who} 回来了"),
     "renamed": ("you are now {nick}", "你现在叫 {nick}"),
-    "did-topic": ("{sender} changed the topic: {body}", "{sender} 更改了话题：{body}"),
-    "did": ("{sender}: {op} {who} {body}", "{sender}：{op} {who} {body}"),
+    "retopic": ("{sender} changed the topic: {body}", "{sender} 更改了话题：{body}"),
+    "kick": ("{sender} kicked {who} out", "{sender} 把 {who} 移出了房间"),
+    "ban": ("{sender} banned {who}", "{sender} 封禁了 {who}"),
+    "unban": ("{sender} lifted the ban of {who}", "{sender} 解除了对 {who} 的封禁"),
+    "mute": ("{sender} muted {who}", "{sender} 禁言了 {who}"),
+    "unmute": ("{sender} let {who} speak again", "{sender} 解除了 {who} 的禁言"),
+    "op": ("{sender} made {who} an operator", "{sender} 让 {who} 成为管理员"),
+    "deop": ("{who} is no longer an operator, by {sender}", "{sender} 取消了 {who} 的管理员"),
+    "lock": ("{sender} locked the room", "{sender} 锁定了房间"),
+    "unlock": ("{sender} unlocked the room", "{sender} 解锁了房间"),
     # complaints
     "not-sent": ("not sent: {text} ({code})", "未发送：{text}（{code}）"),
     "refused": ("{text} ({code})", "{text}（{code}）"),
@@ -88,7 +96,7 @@ class Texts:
         self._index = LANGUAGES.index(lang)
 
     def __call__(self, key: str, **fields: object) -> str:
-        """Return the text called *key*, with *fields* in their places."""
+        """Return the text called *key*, with *fields* in their places.  KeyError: there is none."""
         text = _TEXTS[key][self._index]
         return text.format(**fields) if fields else text
 

@@ -257,6 +257,10 @@ def test_commands_do_what_the_help_says(world):
     screen.enter("/nick Amelia")
     screen.wait("you are now Amelia")
     screen.wait(lambda screen: " Amelia " in screen.bar)
+    screen.enter("/away lunch")
+    screen.wait("Amelia is away: lunch")
+    screen.enter("/away")
+    screen.wait("Amelia is back")
     screen.enter("/msg bob in private")
     assert bob.hear(wire.Msg, room=None).body == "in private"
     screen.wait(lambda screen: screen.input_line == "@bob>")
@@ -326,6 +330,7 @@ def test_person_who_is_kicked_is_told_and_can_say_no_more(world):
     screen = world.screen("amy")
     ready(screen)
     bob.send(wire.Mod(room=world.room, op="kick", who="amy", text="enough"))
+    screen.wait("bob kicked amy out: enough")
     screen.wait(f"you are no longer in {world.room}: enough")
     screen.enter("but")
     screen.wait("not sent:")

@@ -92,7 +92,7 @@ def test_serve_without_a_program_shows_its_help_and_exits_2(capfd):
 
 WRONG_LINES = [
     (["serv"], "no such command 'serv'; did you mean serve?"),
-    (["frobnicate"], "no such command 'frobnicate'; commands are serve, connect, bench, info"),
+    (["frobnicate"], "no such command 'frobnicate'; commands are serve, connect, chat, bench, info"),
     (["serve", "eco"], "no such command 'eco'; did you mean echo?"),
     (["--verbos"], "no such option --verbos; did you mean --verbose"),
     (["serve", "echo", "--framin", "i"], "no such option --framin; did you mean --framing"),
