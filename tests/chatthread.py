@@ -16,9 +16,9 @@ class ChatThread:
     Leaving it closes everything at once, as a kill would: nobody is told goodbye.
     """
 
-    def __init__(self, address="127.0.0.1:0", *, password="", **limits):
+    def __init__(self, address="127.0.0.1:0", *, password="", ssl=None, **limits):
         self._address = address
-        self._password = password
+        self._options = {"password": password, "ssl": ssl}
         self._limits = chat.ChatLimits(**{"rate": 0.0, **limits})
         self._listens = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -44,9 +44,8 @@ class ChatThread:
 
     def _run(self):
         with evloop.Reactor() as self._reactor:
-            self._server = server = chat.ChatServer(
-                self._reactor, self._address, limits=self._limits, password=self._password
-            )
+            server = chat.ChatServer(self._reactor, self._address, limits=self._limits, **self._options)
+            self._server = server
             server.start()
             self.address = str(server.address)
             self._listens.set()

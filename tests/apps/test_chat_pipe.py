@@ -7,10 +7,11 @@ import signal
 
 import pytest
 from chatthread import ChatThread
-from programs import Program, listener, run_program
-from tlspeers import CA
+from programs import Program, accept, frame, listener, receive_frame, run_program
+from tlspeers import CA, SERVER
 
 import evloop
+from evloop import tls
 from evloop.apps.chat import wire
 
 
@@ -161,6 +162,32 @@ def test_taken_nick_and_wrong_password_are_code_6(tmp_path):
     for name in ("empty", "missing"):
         done = run_program(*args, str(tmp_path / name), input=b"")
         assert done.returncode == 2 and f"--password-file {tmp_path}/{name}".encode() in done.stderr
+
+
+def test_server_of_another_protocol_is_code_5():
+    """An echo server sends the hello back; it is no chat."""
+    with (
+        listener() as (listening, address),
+        Program("chat", address, "--nick", "amy") as amy,
+        accept(listening) as sock,
+    ):
+        sock.sendall(frame(receive_frame(sock)))
+        assert amy.finish() == 5
+    assert b"no message of evloop-chat/1" in amy.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["tls", "unix"])
+def test_chat_goes_over_tls_and_unix_sockets(place, tmp_path):
+    """Everywhere that the server listens."""
+    address, ssl = ("127.0.0.1:0", tls.server_context(SERVER)) if place == "tls" else (f"unix:{tmp_path}/s", None)
+    options = ("--tls-ca", CA, "--tls-name", "localhost") if place == "tls" else ()
+    with ChatThread(address, ssl=ssl) as server:
+        done = run_program("chat", server.address, *options, "--nick", "amy", "--room", "lobby", input=b"hi\n/who")
+        assert (done.returncode, done.stdout) == (0, b"-- lobby (1): +amy\n"), done.stderr
+        if place == "tls":
+            done = run_program("chat", server.address, "--tls", input=b"")  # the system's CAs do not know ours
+            assert done.returncode == 3 and b"certificate" in done.stderr
 
 
 @pytest.mark.slow
