@@ -94,6 +94,9 @@ def checked(options: LoadOptions) -> LoadOptions:
     _check_ranges(options)
     _check_pattern(options)
     _check_sizes(options)
+    if options.framing is None:
+        # No length says where a reply ends: only its bytes tell a right one from a wrong one.
+        options = dataclasses.replace(options, check="full")
     if not options.in_flight:
         single = options.pattern in ("connect", "idle") or not options.is_open
         options = dataclasses.replace(options, in_flight=IN_FLIGHT_CLOSED if single else IN_FLIGHT_OPEN)

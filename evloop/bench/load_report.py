@@ -60,7 +60,7 @@ def text(options: LoadOptions, outcome: Outcome) -> str:
     if "bytes_per_connection" in found:
         lines.append(f"  memory       {found['bytes_per_connection']:,.0f} bytes an idle connection")
     lines += _latencies(options, found)
-    if found.get("bins"):
+    if found.get("bins") and options.pattern != "idle":
         lines.append(_seconds(found["bins"]))
     lines += warnings(options, found)
     # Only the lines with a variable number of parts can be too long; tables are not.
@@ -72,7 +72,7 @@ def text(options: LoadOptions, outcome: Outcome) -> str:
 def _messages(options: LoadOptions, found: Round) -> str:
     what = {"fanout": "deliveries", "connect": "visits"}.get(options.pattern, "messages")  # plural of _UNITS
     ways = "each way" if options.pattern in ("echo", "upper", "connect", "idle") else "of payload"
-    if options.check == "full" or options.framing is None:
+    if options.check == "full":
         checked = "every byte checked"
     else:
         checked = "length checked" if options.check == "length" else "length and number checked"
@@ -108,6 +108,7 @@ def _latencies(options: LoadOptions, found: Round) -> list[str]:
     rows = []
     if "latency_ns" in found:
         name = "response time, from plan" if options.is_open else "service time, from send"
+        name = "visit, from connect to reply" if options.pattern == "connect" else name
         rows.append((f"{name}, delivery" if options.pattern == "fanout" else name, found["latency_ns"]))
     if "service_ns" in found:
         rows.append(("service time, from send", found["service_ns"]))
