@@ -8,6 +8,7 @@ Rule: nothing in this file measures.  Read next: ``bench_load_progress.py``, ``e
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import pathlib
 import re
@@ -147,6 +148,7 @@ def command(
     **values: Any,
 ) -> None:
     """Load a server of framed messages, and check every reply."""
+    _find_engine()
     spec = _framing(framing, max_frame, values["sizes"])
     options = _options(ctx, address=address, framing=spec, **values)
     _touch(json_path, hgrm_path)
@@ -176,10 +178,8 @@ def _framing(name: str, max_frame: int | None, sizes: tuple[tuple[int, float], .
 
 def _options(ctx: click.Context, **values: Any) -> LoadOptions:
     """Return the checked options.  click.UsageError: they contradict each other."""
-    try:
-        from evloop.bench.load_options import LoadOptions, checked
-    except ImportError as exc:
-        raise _not_compiled(exc) from exc
+    from evloop.bench.load_options import LoadOptions, checked
+
     if values["warmup"] is None:
         values["warmup"] = 0.0 if values["count"] else 1.0
     try:
@@ -188,8 +188,17 @@ def _options(ctx: click.Context, **values: Any) -> LoadOptions:
         raise click.UsageError(str(exc), ctx) from None
 
 
-def _not_compiled(exc: ImportError) -> exits.Failure:
-    return exits.Failure(f"bench load is compiled, and this build has no compiled parts ({exc}); build it with gcc")
+def _find_engine() -> None:
+    """Import the compiled part.  exits.Failure: it was not built; a broken one raises as it does."""
+    try:
+        importlib.import_module("evloop.bench.load")
+    except ModuleNotFoundError as exc:
+        if exc.name != "evloop.bench._load":
+            raise
+        remedy = "install gcc and python3-dev, then build evloop again without EVLOOP_PURE_BUILD"
+        raise exits.Failure(
+            f"bench load is compiled, and this build of evloop has no compiled parts; {remedy}"
+        ) from exc
 
 
 def _touch(*paths: str | None) -> None:
@@ -203,10 +212,7 @@ def _touch(*paths: str | None) -> None:
 
 
 def _run(ctx: click.Context, options: LoadOptions, cores: tuple[int, ...] | None) -> Outcome:
-    try:
-        from evloop.bench import load
-    except ImportError as exc:
-        raise _not_compiled(exc) from exc
+    from evloop.bench import load
     from evloop.cli.bench_load_progress import progress
 
     if cores:

@@ -254,6 +254,17 @@ def test_duration_has_three_digits(ns, text):
     assert duration(ns) == text
 
 
+def test_load_without_the_compiled_part_says_so_and_exits_1():
+    """A build without a compiler has every other command; this one has to say what it lacks."""
+    code = (
+        "import sys; sys.modules['evloop.bench._load'] = None; from evloop.cli.program import run;"
+        "sys.exit(run(['bench', 'load', '9000']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("evloop: bench load is compiled, and this build of evloop has no compiled parts; ")
+
+
 def test_help_imports_none_of_what_the_command_needs():
     """--help costs what click costs; rich and the engine come when they are used."""
     code = (
