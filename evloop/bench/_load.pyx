@@ -197,7 +197,7 @@ cdef class Load:
             packed = os.fsencode(address)
             if packed.startswith(b"@"):
                 packed = b"\0" + packed[1:]
-            if len(packed) > sizeof(local.sun_path) - 1:
+            if len(packed) > <Py_ssize_t>sizeof(local.sun_path) - 1:
                 raise ValueError(f"a path of {len(packed)} bytes exceeds the 107 of a UNIX socket")
             local.sun_family = family
             memcpy(local.sun_path, PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed))
@@ -226,7 +226,7 @@ cdef class Load:
             made.header, made.size, made.total = len(header), len(sent), len(header) + len(sent)
             made.share = <uint64_t>(below / total * 4294967296.0)
             made.number_mask = 0xffffffffffffffff if made.size >= 8 else (<uint64_t>1 << 8 * made.size) - 1
-            for i in range(min(made.header, 8)):
+            for i in range(made.header if made.header < 8 else 8):
                 (<uint8_t *>&made.header_word)[i] = header[i]
                 (<uint8_t *>&made.header_mask)[i] = 0xff
             made.sent = _frame(header + sent)
@@ -295,7 +295,7 @@ cdef class Load:
         cdef evb_load *load = self._load
         known = load.servers and load.server_cpu >= 0
         return {
-            "seconds": max(load.end - load.begin, 1) / 1e9 if load.end > load.begin else 0.0,
+            "seconds": (load.end - load.begin) / 1e9 if load.end > load.begin else 0.0,
             "messages": load.messages, "finished": load.finished, "bytes": load.bytes, "reads": load.reads,
             "unsent": load.unsent, "unanswered": load.unanswered,
             "client_cpu": load.client_cpu, "client_wait": load.client_wait,
