@@ -86,7 +86,9 @@ def text(results: Results) -> str:
             lines += _table(results, cases, lambda _case, _name, each, _x: f"{_ns(min(each))}..{_ns(max(each))}")
             lines += ["", f"{direction}: payload MB/s"]
             lines += _table(results, cases, lambda case, _name, each, _x: f"{case.size * 1e3 / median(each):.0f}")
-    return "\n".join([*lines, "", *losses(results), *aims(results), *unsteady(results)])
+    heading = "the rows we lose: who is faster than evloop, and evloop's time as a multiple of theirs"
+    lost = [f"  {line}" for line in losses(results) or ["none"]]
+    return "\n".join([*lines, "", heading, *lost, *aims(results), *unsteady(results)])
 
 
 def _cost_and_ratio(_case: Case, _name: str, each: list[float], times: Comparison | None) -> str:
@@ -119,13 +121,13 @@ def _table(results: Results, cases: Sequence[Case], cell: Cell) -> list[str]:
 
 def losses(results: Results) -> list[str]:
     """Name each row in which any rival is faster than the compiled evloop."""
-    lines = ["the rows we lose: who is faster than evloop, and evloop's time as a multiple of theirs"]
+    lines = []
     for case, rivals in results.items():
         behind = {name: ratio(results, case, "evloop", name) for name in rivals if name != "evloop"}
         faster = [f"{RIVALS[name].label} {found.times:.2f}x" for name, found in behind.items() if found and found.more]
         if faster:
-            lines.append(f"  {case.direction} {case.label:<{LABEL_WIDTH}}{', '.join(faster)}")
-    return lines if len(lines) > 1 else [*lines, "  none"]
+            lines.append(f"{case.direction} {' '.join(case.label.split())}: {', '.join(faster)}")
+    return lines
 
 
 def aims(results: Results) -> list[str]:

@@ -127,10 +127,21 @@ def _benchmark(cases: list[str], loops: list[str], options: argparse.Namespace) 
                 if number:
                     found[case][name].append({COST: round(cost, 2)})
     print("\n" + table(found))
+    print("\noperations that evloop loses:", *(f"  {line}" for line in losses(found) or ["none"]), sep="\n")
     if options.json:
         rows = [row for case, results in found.items() for row in records.rows(case, {**results})]
-        records.write(options.json, {**document, "results": rows})
+        records.write(options.json, {**document, "results": rows, "lost": losses(found)})
     return 0
+
+
+def losses(found: dict[str, dict[str, records.Runs]]) -> list[str]:
+    """Name each operation that costs more on evloop than on another loop."""
+    lines = []
+    for case, rows in found.items():
+        mine = records.figures(rows.get("evloop", []), COST)
+        others = {name: paired(mine, records.figures(runs, COST)) for name, runs in rows.items() if name != "evloop"}
+        lines += [f"{case}: {name} {times.times:.2f}x" for name, times in others.items() if times and times.more]
+    return lines
 
 
 def _run_child(loop_name: str, cases: list[str], seconds: float) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 from evloop.bench import plots
@@ -78,7 +79,12 @@ def pictures(found: Document) -> list[Picture]:
             drawn.append(plots.cost_bars(f"{case}-cpu", title, results, base_of(tool, results), unit))
         drawn.append(plots.latency_curves(f"{case}-latency", title, results))
     drawn += plots.against_connections(cases, "subscribers" if tool == "fanout" else "connections")
-    return [picture._replace(name=f"{tool}-{picture.name}".replace("%", "pc")) for picture in drawn if picture]
+    return [picture._replace(name=file_name(tool, picture.name)) for picture in drawn if picture]
+
+
+def file_name(tool: str, name: str) -> str:
+    """Return the name of a picture of a tool as a file may have it: cases hold slashes and per cent."""
+    return re.sub(r"[^\w.+-]", "_", f"{tool}-{name}")
 
 
 def write(documents: Sequence[Document], directory: pathlib.Path, sources: Sequence[str]) -> list[pathlib.Path]:
@@ -94,8 +100,10 @@ def write(documents: Sequence[Document], directory: pathlib.Path, sources: Seque
     for found, source in zip(documents, sources, strict=True):
         drawn = pictures(found)
         for picture in drawn:
+            taken = any(path.stem == picture.name for path in files)  # two files of one tool, such as two loads
+            name = f"{pathlib.Path(source).stem}-{picture.name}" if taken else picture.name
             for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
-                path = directory / (picture.name + suffix)
+                path = directory / (name + suffix)
                 path.write_bytes(data)
                 files.append(path)
         body += _section(found, source, drawn)
@@ -131,7 +139,7 @@ def _section(found: Document, source: str, drawn: Sequence[Picture]) -> list[str
     for case, results in cases.items():
         words = found.get("titles", {}).get(case, "")
         lines.append(f"<h3>{html.escape(f'{case}: {words}' if words else case)}</h3>")
-        own = [picture for picture in left if picture.name.startswith(f"{tool}-{case}-".replace("%", "pc"))]
+        own = [picture for picture in left if picture.name.startswith(file_name(tool, f"{case}-"))]
         lines += [_figure(picture) for picture in own]
         left = [picture for picture in left if picture not in own]
         lines.append(_table(tool, results))

@@ -54,6 +54,7 @@ def command(rounds: int, only: str, path: pathlib.Path | None) -> None:
         click.echo(framing_report.text(results))
         found["titles"] = {case.name: f"{case.direction} {' '.join(case.label.split())}" for case in cases}
         found["results"] = [row for case, rows in results.items() for row in records.rows(case.name, rows)]
+        found["lost"] = framing_report.losses(results)
         if path:
             records.write(path, found)
     except (native.CompilerError, framing.RivalFailed, OSError) as exc:

@@ -18,6 +18,7 @@ from evloop.cli.options import DURATION, verbosity_options
 
 if TYPE_CHECKING:
     from evloop.bench import peers, records
+    from evloop.bench.peers_run import Programs
 
 
 @click.command(
@@ -84,16 +85,14 @@ def _list() -> None:
 
 
 def _run(wanted: peers.Plan, path: pathlib.Path | None) -> None:
-    from evloop.bench import native, peers, peers_run, records
+    from evloop.bench import native, peers, peers_run
 
     peers.raise_fd_limit()
     try:
         programs = peers_run.prepare()
         if path:
             path.touch()  # a path that cannot be written is said now, and not when all is measured
-        found = _benchmark(wanted, programs)
-        if path:
-            records.write(path, found)
+        found = _benchmark(wanted, programs, path)
     except (native.CompilerError, OSError) as exc:
         raise exits.Failure(f"bench peers: {exc}") from exc
     failed = sum("failed" in row for row in found["results"])
@@ -101,12 +100,10 @@ def _run(wanted: peers.Plan, path: pathlib.Path | None) -> None:
         raise exits.Failure(f"bench peers: {failed} of {len(found['results'])} rows failed; each says why in its table")
 
 
-def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
-    """Run all cases and print each one's table; return the document."""
+def _benchmark(wanted: peers.Plan, programs: Programs, path: pathlib.Path | None) -> records.Document:
+    """Run all cases and print each one's table; return the document, which is written after each case."""
     from evloop.bench import peers, peers_report, records
-    from evloop.bench.peers_run import Programs
 
-    assert isinstance(programs, Programs)
     notes = peers_report.notes(programs, wanted.rounds, wanted.seconds)
     params = {"rounds": wanted.rounds, "seconds": wanted.seconds, "baseline": wanted.baseline}
     found = records.document("peers", sys.argv[1:], params, notes)
@@ -115,7 +112,7 @@ def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
     if len(wanted.present) < len(wanted.rivals):
         click.echo(peers_report.install_line(wanted.rivals))
     progress = Progress(wanted.runs, wanted.rounds)
-    lost: list[str] = []
+    found["lost"] = lost = []
     for case in wanted.cases:
         results = peers.measure(case, wanted, programs, progress)
         progress.clear()
@@ -123,7 +120,9 @@ def _benchmark(wanted: peers.Plan, programs: object) -> records.Document:
         sys.stdout.flush()
         lost += peers_report.losses(case, results)
         found["results"] += records.rows(case.name, results)
+        if path:
+            records.write(path, found)  # whoever ends this after an hour has what there is
     if any(rival.ours for rival in wanted.present):
         lines = [peers_report.wrapped("  " + line, 4) for line in lost or ["none"]]
         click.echo("\n".join(["\nrows that evloop loses:", *lines]))
-    return {**found, "lost": lost}
+    return found

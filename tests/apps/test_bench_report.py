@@ -65,6 +65,15 @@ def test_page_is_one_file_with_every_row_and_its_pictures_beside_it(tmp_path):
     assert (tmp_path / "deep/page/peers-memory.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_page_of_two_files_of_a_tool_keeps_the_pictures_of_both(tmp_path):
+    """Two loads have the same case, and names that no file may have."""
+    loads = [document("load", {"c1p4s64-20000/s 50%": {"127.0.0.1:9": [a_round(4.0)]}}) for _ in range(2)]
+    files = report.write(loads, tmp_path, ["first.json", "second.json"])
+    name = "load-c1p4s64-20000_s_50_-latency"
+    assert [path.stem for path in files if path.suffix == ".svg"] == [name, f"second-{name}"]
+    assert files[0].read_text().count("<img") == 2
+
+
 def test_pictures_of_the_same_figures_are_the_same_files():
     """They are kept under version control: a date in them would be a change each time."""
     first, second = report.pictures(peers()), report.pictures(peers())

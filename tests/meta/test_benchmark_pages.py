@@ -6,11 +6,13 @@ import importlib.util
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import jsonschema
 import pytest
 
-from evloop.bench import records
+from evloop.bench import fanout_servers, framing, peers, records
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Decisions are records of their day, and their numbers are not measured anew.
@@ -18,15 +20,15 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 NUMBERS = re.compile(r"(?:^\|.*\n)?^\|[-:|]*-:[-:|]*\|$", re.M)  # a table with a column of numbers: aligned right
 
 
-def tables():
-    """Return bench/tables.py as a module; the folder is no package."""
-    spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "bench" / "tables.py")
-    module = importlib.util.module_from_spec(spec)
+def module_of(name):
+    """Return a file of the folder bench, which is no package, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-TABLES = tables()
+TABLES, PUBLISH = module_of("tables"), module_of("publish")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -66,6 +68,36 @@ def test_files_of_results_follow_the_schema():
     jsonschema.Draft202012Validator.check_schema(schema)
     for path in (ROOT / "bench" / "results").glob("*.json"):
         jsonschema.validate(json.loads(path.read_text()), schema)
+
+
+def option_of(step, name):
+    """Return the list behind an option of a step of bench/publish.py."""
+    return step.command[step.command.index(name) + 1].split(",")
+
+
+def test_steps_of_the_report_are_commands_that_will_run():
+    """A misspelt row is found before the three quarters of an hour, and not at their end."""
+    steps = {step.name: step for step in PUBLISH.STEPS}
+    measured, cases = {"c", "c-raw"}, set()
+    for step in steps.values():
+        if "--peers" in step.command:
+            peers.plan(option_of(step, "--cases"), option_of(step, "--peers"), 2, 1.0)
+            measured |= set(option_of(step, "--peers"))
+            assert not cases & set(option_of(step, "--cases")), "a case in two files"
+            cases |= set(option_of(step, "--cases"))
+    assert set(option_of(steps["fanout"], "--servers")) <= set(fanout_servers.SERVERS)
+    shown = [TABLES.FRAMED_ROWS, TABLES.RAW_ROWS, TABLES.SIZE_ROWS]
+    assert {row for rows in shown for row in rows.values()} | set(TABLES.IDLE_ROWS) <= measured
+    columns = [TABLES.FRAMED_COLUMNS, TABLES.RAW_COLUMNS, TABLES.SIZE_COLUMNS]
+    assert {case for each in columns for case in each} <= cases
+    assert set(TABLES.FRAMING_ROWS) <= {case.name for case in framing.CASES}
+
+
+def test_report_of_an_unknown_step_exits_2():
+    """Whoever measures one thing again must not measure nothing."""
+    command = [sys.executable, str(ROOT / "bench" / "publish.py"), "--only", "peers-rwa"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, "no step peers-rwa; there are peers-framed" in found.stderr) == (2, True)
 
 
 def document(tool, cases, **more):
