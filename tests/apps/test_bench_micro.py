@@ -39,6 +39,7 @@ def test_micro_call_soon_runs_each_operation_in_a_turn(monkeypatch):
         loop.close()
 
 
+@pytest.mark.slow
 def test_micro_prints_a_row_for_each_loop_and_case_and_writes_json(capfd, tmp_path):
     """From the command line to the table and the file, with processes of its own."""
     path = tmp_path / "out.json"

@@ -431,6 +431,7 @@ def test_report_missing_rivals_have_their_pip_line():
     assert line == "not installed, so not measured: absent-one; pip install no_such_module_here"
 
 
+@pytest.mark.slow
 def test_peers_runs_cases_with_what_fits_them_and_writes_json(programs, tmp_path, monkeypatch, capsys):
     """The command is what people run; all its parts have to fit, and a raw server would wait for ever for a frame."""
     monkeypatch.setattr(peers_run, "prepare", lambda: programs)
@@ -448,6 +449,7 @@ def test_peers_runs_cases_with_what_fits_them_and_writes_json(programs, tmp_path
     assert "rows that evloop loses:" in said
 
 
+@pytest.mark.slow
 def test_peers_server_that_fails_is_named_and_the_command_exits_1(programs, tmp_path, monkeypatch, capsys):
     """A comparison in which somebody is missing must not look complete to a script."""
     broken = tmp_path / "broken.py"

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib", reason="pip install matplotlib")
 @pytest.fixture(scope="module", autouse=True)
 def fonts():
     """matplotlib keeps the fonts that it has used open."""
-    report.pictures(peers())
+    plots.cost_bars("a", "A", {"c": [a_round(1.0)], "x": [a_round(1.0)]}, "c")
 
 
 def a_round(cost, **more):
@@ -48,6 +48,7 @@ def peers():
     return document("peers", cases, lost=["c10p1s64: evloop-batch costs more than c 1.25x"], titles={"idle": "silence"})
 
 
+@pytest.mark.slow
 def test_page_is_one_file_with_every_row_and_its_pictures_beside_it(tmp_path):
     """It is mailed and opened from a disk: nothing may be loaded, and nobody be left out."""
     files = report.write([peers()], tmp_path / "deep" / "page", ["a.json"])
@@ -74,9 +75,11 @@ def test_page_of_two_files_of_a_tool_keeps_the_pictures_of_both(tmp_path):
     assert files[0].read_text().count("<img") == 2
 
 
+@pytest.mark.slow
 def test_pictures_of_the_same_figures_are_the_same_files():
     """They are kept under version control: a date in them would be a change each time."""
-    first, second = report.pictures(peers()), report.pictures(peers())
+    cases = {"c1p1s64": {"c": [a_round(4.0)], "evloop-batch": [a_round(5.0)]}}
+    first, second = (report.pictures(document("peers", cases)) for _ in range(2))
     assert [picture.svg for picture in first] == [picture.svg for picture in second]
     assert [picture.png for picture in first] == [picture.png for picture in second]
 
@@ -85,6 +88,7 @@ FANOUT = {f"n{n}p1s100o1": {"floor": [a_round(1.0)], "redis": [a_round(2.0)]} fo
 FANOUT_NAMES = "n10p1s100o1-cpu n10p1s100o1-latency n100p1s100o1-cpu n100p1s100o1-latency subscribers-p1s100o1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "cases", "names"),
     [
@@ -132,6 +136,7 @@ def test_spread_keeps_labels_apart_and_in_order():
     assert found[-1] <= 1.0 and list(places) == sorted(places, key=places.__getitem__)
 
 
+@pytest.mark.slow
 def test_report_writes_the_page_and_says_where(tmp_path, capsys):
     """The command, from files to a page."""
     records.write(tmp_path / "a.json", peers())
