@@ -6,10 +6,11 @@ Read next: ``foreground.py``, ``evloop/apps/chat/server.py``.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -109,13 +110,9 @@ def chat(
     **limits: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    try:
+    with _told_what_is_missing():
         from evloop.apps.chat import ChatLimits, ChatServer, serve
         from evloop.apps.chat.status import admin_options
-    except ModuleNotFoundError as exc:
-        if exc.name not in ("msgspec", "websockets"):
-            raise
-        raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
 
     _refuse_packets(address)
     ssl = server_context(tls_cert, tls_key, tls_ca)
@@ -154,6 +151,16 @@ def chat(
         password=bool(password),
         inside=lambda server: (server.server, admin_options(server.hub)),
     )
+
+
+@contextlib.contextmanager
+def _told_what_is_missing() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("msgspec", "websockets"):
+            raise
+        raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
 
 
 def _refuse_packets(address: evloop.Address) -> None:
