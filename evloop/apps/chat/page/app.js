@@ -84,8 +84,10 @@ const view = {
   watching: (room) => log.watching(room),
 };
 
-const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`;
-const chat = new Chat(view, address, currentLanguage);
+// Beside the page, wherever a proxy has put that.
+const address = new URL("ws", location.origin + location.pathname);
+address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+const chat = new Chat(view, address.href, currentLanguage);
 
 const log = new Log(
   { scroll: byId("scroll"), list: byId("log"), top: byId("top"), jump: byId("jump") },

@@ -2,6 +2,7 @@
 // Rule: nothing in this file may touch the document; `view` is told what has changed, and draws it.
 
 import { Link, LOST } from "./link.js";
+import { Outbox, RETRY } from "./outbox.js";
 import { Room, folded, mentions, sameNick } from "./room.js";
 import { text } from "./texts.js";
 
@@ -10,12 +11,6 @@ const FILL = 200; // of one that fills a gap: the protocol's most
 const KEPT = 500; // messages of a room in this tab, ten screens; the older ones come back by scrolling up
 const TYPING_EVERY = 3_000; // ms between two signs that we type
 const REMARKED = ["join", "part", "lost", "nick"]; // events that are worth a line
-const RETRY = 2_000; // ms until a message that was refused for now is sent again, if the server does not say when
-
-/** Return a fresh id.  crypto.randomUUID is missing on pages that came over plain HTTP from another machine. */
-function freshId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
 
 /**
  * The chat of this tab.  *view* has: state(), gate(error), rooms(), opened(room), reset(room), added(room, item),
@@ -29,6 +24,7 @@ export class Chat {
   active = null;
   limits = { body: 8192 };
   #view;
+  #outbox;
   #wanted = null;
   #password = null;
   #resume = null;
@@ -47,6 +43,12 @@ export class Chat {
       refused: (error) => this.#refused(error),
       message: (message) => this.#received(message),
       state: () => this.#stateChanged(),
+    });
+    this.#outbox = new Outbox({
+      request: (message) => this.link.request(message),
+      placed: (room, item, ok) => this.#placed(room, item, ok),
+      changed: (room, item) => view.moved(room, item),
+      count: () => view.state(),
     });
     setInterval(() => this.#lapse(), 1_000);
   }
@@ -80,7 +82,7 @@ export class Chat {
       const room = new Room(old.name, old.direct);
       room.draft = old.draft;
       this.#read.set(old.name, { epoch: old.epoch, seq: old.read });
-      for (const unsent of old.unsent) this.#queue(room, unsent);
+      for (const unsent of old.unsent) this.#outbox.add(room, { ...unsent, from: kept.nick });
       this.rooms.push(room);
     }
     this.active = this.rooms[kept.active] ?? this.rooms[0] ?? null;
@@ -248,10 +250,7 @@ export class Chat {
     }
     this.note(room, "bad", error);
     this.#view.reset(room);
-    for (const item of room.pending) {
-      item.error = error;
-      this.#view.moved(room, item);
-    }
+    this.#outbox.refuse(room, error);
   }
 
   #joined(room, joined, since) {
@@ -264,7 +263,7 @@ export class Chat {
       // Recovered: all that was missed.  Not: the end of it, and the gap before it is asked for page by page.
       room.joined = true;
       for (const msg of joined.history) this.#accept(room, msg);
-      this.#flush(room);
+      this.#outbox.flush(room);
     } else {
       room.more = Boolean(joined.more);
       this.#begin(room, joined.epoch, joined.history, joined.top, Boolean(since));
@@ -291,12 +290,12 @@ export class Chat {
     room.items = gap ? [{ type: "note", kind: "gap", key: "gap" }] : [];
     if (gap) room.more = false;
     const old = history.filter((msg) => msg.seq <= room.last);
-    for (const msg of old) this.#settled(room, msg.cid);
+    for (const msg of old) this.#outbox.settle(room, msg.cid);
     room.items.push(...old.map((msg) => this.#item(msg)));
     this.#view.reset(room);
     for (const msg of [...history, ...held]) this.#accept(room, msg);
     room.last = Math.max(room.last, top);
-    this.#flush(room);
+    this.#outbox.flush(room);
   }
 
   // --- messages, in order ----------------------------------------------------------------------------------------
@@ -310,7 +309,7 @@ export class Chat {
   /** The whole algorithm: the next one is shown, an old one dropped, one behind a gap held until that is filled. */
   #accept(room, msg) {
     if (msg.seq <= room.last) {
-      this.#settled(room, msg.cid);
+      this.#outbox.settle(room, msg.cid);
       return;
     }
     if (msg.seq > room.last + 1) {
@@ -318,7 +317,7 @@ export class Chat {
       this.#fill(room);
       return;
     }
-    this.#settled(room, msg.cid);
+    this.#outbox.settle(room, msg.cid);
     const item = this.#item(msg);
     room.last = msg.seq;
     room.items.push(item);
@@ -401,86 +400,41 @@ export class Chat {
     }
   }
 
-  // --- the outbox ------------------------------------------------------------------------------------------------
+  // --- what is written -------------------------------------------------------------------------------------------
 
   /** Say *body* in *room*: shown at once, sent once there is a connection, known by its cid until it has a place. */
   say(room, body, kind = "text") {
-    const item = this.#queue(room, { cid: freshId(), body, kind, ts: Date.now() });
+    const item = this.#outbox.add(room, { from: this.nick, body, kind });
     room.line = room.unread ? room.line : null;
     this.#view.added(room, item);
     this.#typing = false;
-    this.#flush(room);
-    this.#view.state();
+    this.#outbox.flush(room);
   }
 
   /** Send a message again that was refused. */
   retry(room, item) {
-    item.error = null;
-    this.#view.moved(room, item);
-    this.#flush(room);
+    this.#outbox.retry(room, item);
   }
 
   /** Give up a message that was refused. */
   discard(room, item) {
-    room.pending = room.pending.filter((other) => other !== item);
+    this.#outbox.settle(room, item.cid);
     this.#view.dropped(room, item);
-    this.#view.state();
   }
 
-  #queue(room, { cid, body, kind, ts }) {
-    const own = { type: "msg", from: this.nick, mine: true, pending: true, sent: false, error: null };
-    const item = { ...own, body, kind, cid, ts };
-    room.pending.push(item);
-    return item;
-  }
-
-  #flush(room) {
-    if (!room.joined) {
-      for (const item of room.pending) item.sent = false;
+  /** The server has given our message its place. */
+  #placed(room, { cid, body, kind }, ok) {
+    if (ok.dm) this.#directRoom(ok.dm, room.direct);
+    if (!room.pending.some((item) => item.cid === cid)) return; // it was in what we had missed
+    if (room.epoch !== null && ok.epoch !== room.epoch) {
+      // The room has begun anew, and what we know of it is of another order.
+      room.joined = false;
+      this.#outbox.again(room);
+      this.#enterRoom(room);
       return;
     }
-    for (const item of room.pending) {
-      if (!item.sent && !item.error) this.#send(room, item);
-    }
-  }
-
-  async #send(room, item) {
-    item.sent = true;
-    const { cid, body, kind } = item;
-    const message = { t: "say", ...room.target, cid, body };
-    if (kind !== "text") message.kind = kind;
-    try {
-      const ok = await this.link.request(message);
-      if (ok.dm) this.#directRoom(ok.dm, room.direct);
-      if (!room.pending.includes(item)) return;
-      if (room.epoch !== null && ok.epoch !== room.epoch) return this.#otherEpoch(room);
-      room.epoch ??= ok.epoch;
-      this.#accept(room, { seq: ok.seq, ts: ok.ts, from: this.nick, body, kind, cid, mine: true });
-    } catch (error) {
-      item.sent = false;
-      if (error.code === LOST) return;
-      if (error.temp) {
-        setTimeout(() => this.#flush(room), error.retry_ms ?? RETRY);
-        return;
-      }
-      item.error = error;
-      this.#view.moved(room, item);
-    }
-  }
-
-  /** The server has begun the room anew, and what we know of it is of another order. */
-  #otherEpoch(room) {
-    room.joined = false;
-    for (const item of room.pending) item.sent = false;
-    this.#enterRoom(room);
-  }
-
-  /** A message with the *cid* has a place: it is unsent no more. */
-  #settled(room, cid) {
-    const item = cid && room.pending.find((other) => other.cid === cid);
-    if (!item) return;
-    room.pending = room.pending.filter((other) => other !== item);
-    this.#view.state();
+    room.epoch ??= ok.epoch;
+    this.#accept(room, { seq: ok.seq, ts: ok.ts, from: this.nick, body, kind, cid, mine: true });
   }
 
   // --- what the server pushes ------------------------------------------------------------------------------------
