@@ -135,11 +135,18 @@ export function drawState(chat) {
   const pill = byId("pill");
   pill.dataset.state = state;
   pill.textContent = said;
+  pill.dataset.short = shortly(state, seconds, unsent); // what style.css shows of it on a phone
   pill.title = state === "waiting" || state === "offline" ? text("retryNow") : "";
   // A screen reader hears of a change, and not of every second of the countdown.
   const status = byId("status");
   const told = state === "waiting" ? text("waitingShort") : state === "ended" ? said : text(state);
   if (status.textContent !== told) status.textContent = told;
+}
+
+function shortly(state, seconds, unsent) {
+  if (state === "connected") return "";
+  const said = state === "waiting" ? text("seconds", { s: seconds }) : state === "ended" ? text("leftShort") : "";
+  return [said || text(state === "offline" ? "offline" : "lostShort"), unsent || ""].filter(Boolean).join(" · ");
 }
 
 /** Say who types in the room that is shown. */
