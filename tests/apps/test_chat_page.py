@@ -179,6 +179,11 @@ def test_page_offline_for_longer_than_the_server_remembers_says_so(browser, serv
         amy.wait(f"document.querySelector('.note.gap') && {bubble(bodies[-1])}")
         shown = amy.texts(".bubble")
         assert shown == bodies[-len(shown) :]
+        amy.run("document.querySelector('#scroll').scrollTop = 0")
+        amy.wait(f"document.querySelectorAll('.bubble').length > {len(shown)}")
+        shown = amy.texts(".bubble")
+        assert shown == bodies[-len(shown) :]
+        assert amy.run("document.querySelector('#log').firstElementChild.matches('.gap')")
         boss.say("after")
         amy.wait(bubble("after"))
 

@@ -288,7 +288,6 @@ export class Chat {
     const seen = kept?.epoch === epoch ? Math.max(kept.seq, (history[0]?.seq ?? 1) - 1) : top;
     room.last = room.read = Math.min(from - 1, seen);
     room.items = gap ? [{ type: "note", kind: "gap", key: "gap" }] : [];
-    if (gap) room.more = false;
     const old = history.filter((msg) => msg.seq <= room.last);
     for (const msg of old) this.#outbox.settle(room, msg.cid);
     room.items.push(...old.map((msg) => this.#item(msg)));
@@ -375,6 +374,7 @@ export class Chat {
     room.held = [];
     try {
       const joined = await this.link.request({ t: "join", room: room.name, limit: PAGE });
+      room.more = Boolean(joined.more);
       this.#begin(room, joined.epoch, joined.history, joined.top, true);
     } catch (error) {
       if (error.code !== LOST) this.note(room, "bad", error);
@@ -388,7 +388,7 @@ export class Chat {
     try {
       const page = await this.link.request({ t: "history", ...room.target, before: room.first, limit: PAGE });
       const items = page.items.map((msg) => this.#item(msg));
-      room.items.unshift(...items);
+      room.items.splice(room.items[0]?.kind === "gap" ? 1 : 0, 0, ...items);
       room.more = Boolean(page.more_before) && items.length > 0;
       room.paging = false;
       this.#view.older(room, items);

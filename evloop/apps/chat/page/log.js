@@ -131,7 +131,8 @@ export class Log {
   older(room, items) {
     if (room !== this.room) return;
     const fromEnd = this.#scroll.scrollHeight - this.#scroll.scrollTop;
-    const first = this.#list.firstElementChild;
+    const top = this.#list.firstElementChild;
+    const first = top?.item.kind === "gap" ? top.nextElementSibling : top; // what is gone was before all of them
     this.#silently(() => {
       for (const item of items) this.#append(item, first);
       if (first) this.#decorate(first);
@@ -350,8 +351,8 @@ export class Log {
     if (!room) this.#top.textContent = text("notInRoom");
     else if (room.refused) this.#top.textContent = "";
     else if (room.epoch === null) this.#top.textContent = text("loading");
-    else if (room.more) this.#top.textContent = text("older");
     else if (room.items[0]?.kind === "gap") this.#top.textContent = "";
+    else if (room.more) this.#top.textContent = text("older");
     else if (room.first > 1) this.#top.textContent = text("forgotten");
     else if (room.direct !== null) this.#top.textContent = text("beginningDirect", { who: room.direct });
     else this.#top.textContent = text("beginning", { room: room.name });
