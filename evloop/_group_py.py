@@ -106,7 +106,8 @@ class Group:
 
     def _takers(self, exclude: Connection | None) -> list[Connection]:
         """Return to whom what is sent now goes, in this time's order."""
-        members, first = self._members, 0
+        # In one piece: two slices of the list itself allocate, which may run any code in between, and so change it.
+        members, first = list(self._members), 0
         if members:
             first = self._first % len(members)
             # Five eighths of the circle, near the golden section: who was among the last is not so the next time.
