@@ -104,7 +104,7 @@ class Switching:
         decoder = None if framing is None else FrameDecoder(framing, max_frame=self._limits.max_frame)
         if self._state is not OPEN:
             return
-        behind += stream_of(self.framing, self._pending)
+        behind += stream_of(self.framing, list(self._pending))
         if self._decoder is not None and not isinstance(self._fault, MemoryError):
             behind += self._decoder.take_rest()
         before, self.framing, self._decoder = self.framing, framing, decoder

@@ -7,6 +7,9 @@
 - Bounds: an open connection has at most one timer, for the nearest of its deadlines; traffic only notes the time.  What
   it holds (``stats.output`` and ``stats.input``) it reports to a :class:`Budget`, if it was given one, after each read
   and flush.  Above ``max_output`` it is reset by the ``send`` that passes it, with what the kernel takes left out.
+- Handing over: ``set_protocol`` and ``set_framing`` give what was not delivered to another protocol, read another way.
+- Groups: what a :class:`evloop.Group` sends is appended to the output and flushed before the next wait; a connection
+  leaves its groups when it begins to close.
 - The end: exactly one ``connection_lost(exc)`` for each ``connection_made``, in a turn of its own, with
   ``conn.close_reason`` a :class:`CloseReason`.  Frames that came before a fault, an end of the stream or a reset are
   delivered first.
