@@ -561,9 +561,10 @@ def test_member_above_the_hard_bound_is_cut_at_once(chats):
     assert amy.ask("ping")["t"] == "pong"
 
 
-def test_seventeenth_connection_of_an_address_is_refused_but_for_loopback():
-    """The bound is in the connections' limits, which the core keeps; here they are only looked at."""
-    assert QUICK.max_per_address == 16
+def test_connections_have_the_documented_bounds():
+    """The core keeps and tests them; what is documented of them is here: 16 from an address, 256 KiB, 1 MiB."""
+    assert (QUICK.max_per_address, QUICK.high_water, QUICK.max_output) == (16, 256 * 1024, 1024 * 1024)
+    assert QUICK.write_timeout > ChatLimits().stall, "who is slow has to be told before it is cut"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ def schema() -> dict[str, Any]:
     (client, server), defs = msgspec.json.schema_components(
         (wire.ClientMessage, wire.ServerMessage), ref_template=_TEMPLATE
     )
+    for definition in defs.values():
+        # One line: how a docstring is indented depends on Python's version.
+        definition["description"] = " ".join(definition.get("description", "").split())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "evloop-chat/1",
