@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import pathlib
 import re
+import weakref
 
 import pytest
 from chatpeers import QUICK, chat, chats
@@ -15,6 +17,7 @@ import evloop
 from evloop.apps.chat import AuthFailed, wire
 from evloop.apps.chat.limits import ChatLimits
 from evloop.apps.chat.names import columns, conversation_key, conversation_users, fold, guest_id, nick_fault, room_fault
+from evloop.apps.chat.sessions import Session
 
 BOTH = pytest.mark.parametrize("codec", [wire.JSON, wire.MSGPACK], ids=repr)
 
@@ -474,6 +477,32 @@ def test_shutdown_tells_everybody_when_to_come_back(chats):
         assert client.ended() == []
     chat.until(lambda: done)
     assert chat.hub.stats()["sessions"] == chat.hub.stats()["users"] == chat.hub.stats()["strangers"] == 0
+
+
+def test_ended_session_is_freed_without_the_collector(chats):
+    """Thousands come and go; what they leave in circles would wait for a collection that holds everybody up."""
+
+    class Watched(Session):
+        __slots__ = ("__weakref__",)
+
+    chat = chats()
+    chat.hub.connected = lambda transport: seen.append(session := Watched(chat.hub, transport)) or session
+    seen = []
+    amy, bob = chat.client("amy", "r"), chat.client("bob", "r")
+    amy.say("hi", room=None, to="bob")
+    chat.lose(amy)
+    again = chat.back(amy)
+    for client in (again, bob):
+        client.tell("quit")
+        client.ended()
+    chat.until(lambda: not chat.server.server.connections)
+    gc.disable()
+    try:
+        seen = [weakref.ref(session) for session in seen]
+        chat.world.turn(3)
+        assert len(seen) == 3 and [ref() for ref in seen] == [None] * 3
+    finally:
+        gc.enable()
 
 
 # --- too fast, too slow -------------------------------------------------------------------------------------------
