@@ -6,6 +6,7 @@ Rule: nothing in this file may show a message or treat a line.  Read next: ``cha
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from typing import Any
@@ -102,6 +103,8 @@ def command(
         "token": _first_line("--token-file", token_file),
     }
     log_to_stderr(SILENT, tracebacks=False)
+    if settings.verbosity < 2:
+        logging.getLogger("asyncio").setLevel(SILENT)  # it would write over the screen
     lang = lang or language_of()
     terminal = not no_input and os.isatty(0) and os.isatty(1) and os.environ.get("TERM") not in (None, "", "dumb")
     options = {

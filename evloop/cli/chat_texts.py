@@ -65,6 +65,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "too-long": ("{error}", "消息长度不合适：{error}"),
     "outbox-full": ("not sent: {error}", "未发送：{error}"),
     "quit-hint": ("Ctrl-D or /quit leaves", "按 Ctrl-D 或输入 /quit 退出"),
+    "leave-hint": ("{n} unsent would be lost; once more leaves", "{n} 条未发送将会丢失；再按一次退出"),
     # help
     "help": (
         """\

@@ -18,10 +18,12 @@ import os
 import pathlib
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, Completion
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
@@ -29,10 +31,11 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from evloop.apps.chat.client import Client
 from evloop.cli.chat_desk import Pane
-from evloop.cli.chat_lines import NICK_COLOURS, Line
+from evloop.cli.chat_lines import NICK_COLOURS, Line, complaint, info
 from evloop.cli.chat_talk import Talk
 from evloop.cli.chat_texts import Texts
 from evloop.cli.printable import printable
@@ -97,6 +100,7 @@ class Window:
         self._more = asyncio.Event()
         self._printed = asyncio.Event()
         self._acting: set[asyncio.Task[Any]] = set()
+        self._warned = False  # that what is not sent is lost with the program
         self._timed: object = None  # the status whose next attempt is at _retry_at
         self._retry_at = 0.0
         self._session: PromptSession[str] = PromptSession(
@@ -142,7 +146,8 @@ class Window:
     async def _read(self) -> None:
         """Take lines, by :meth:`_keys`, until one says to leave."""
         with contextlib.suppress(EOFError):
-            await self._session.prompt_async()
+            # What nobody has caught goes to asyncio's logger; prompt_toolkit's own way asks for Enter in the middle.
+            await self._session.prompt_async(set_exception_handler=False)
 
     def _start(self, action: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(action)
@@ -206,15 +211,20 @@ class Window:
         pieces = [self._state(), ("class:bar", f" {printable(self._client.nick)} ")]
         if self._client.unsent and self.talk.status.state != "connected":
             pieces.append(("class:bar.mention", f" {self._texts('unsent', n=self._client.unsent)} "))
-        for number, pane in enumerate(self.talk.desk.panes, 1):
-            marks = f" {pane.unread}" if pane.unread else ""
-            style = "class:bar.current" if pane is self.talk.desk.current else "class:bar"
-            if pane.unread:
-                style = "class:bar.mention" if pane.mentions else "class:bar.unread"
-            pieces.append((style, f" {number} {printable(pane.label)}{'!' if pane.mentions else ''}{marks} "))
         columns = self._session.app.output.get_size().columns
-        pieces.append(("class:bar", " " * columns))
-        return FormattedText(pieces)
+        rooms = [self._mark(number, pane) for number, pane in enumerate(self.talk.desk.panes, 1)]
+        if sum(get_cwidth(text) for _, text in (*pieces, *rooms)) > columns:
+            # There is no place for all: those that nothing is new in can be reached without being seen.
+            rooms = [mark for mark in rooms if mark[0] != "class:bar"]
+        return FormattedText([*pieces, *rooms, ("class:bar", " " * columns)])
+
+    def _mark(self, number: int, pane: Pane) -> tuple[str, str]:
+        """Return the piece of the bar that stands for *pane*."""
+        style = "class:bar.current" if pane is self.talk.desk.current else "class:bar"
+        if pane.unread:
+            style = "class:bar.mention" if pane.mentions else "class:bar.unread"
+        marks = f" {pane.unread}" if pane.unread else ""
+        return style, f" {number} {printable(pane.label)}{'!' if pane.mentions else ''}{marks} "
 
     def _state(self) -> tuple[str, str]:
         status = self.talk.status
@@ -226,42 +236,52 @@ class Window:
         text = self._texts("retry", seconds=seconds) if seconds > 0 else self._texts("offline")
         return "class:bar.offline", f" ○ {text} "
 
+    # --- keys ---------------------------------------------------------------------------------------------------
+
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
-
-        @keys.add("enter")
-        def take(event: KeyPressEvent) -> None:
-            buffer = event.current_buffer
-            text = buffer.text
-            buffer.append_to_history()
-            buffer.reset()
-            if self.talk.leaves(text):
-                event.app.exit(result="")
-            else:  # the next line can be typed while a command waits for the server
-                self._start(self.talk.typed(text))
-
-        @keys.add("c-c")
-        @keys.add(Keys.SIGINT)
-        def clear(event: KeyPressEvent) -> None:
-            if event.current_buffer.text:
-                event.current_buffer.reset()
-            else:
-                self.show(None, [("class:info", f"-- {self._texts('quit-hint')}")], data=False)
-
-        def switch_to(index: int) -> None:
-            if index < len(self.talk.desk.panes):
-                self.talk.switch(self.talk.desk.panes[index])
-
-        for digit in "123456789":
-            keys.add("escape", digit)(lambda event, index=int(digit) - 1: switch_to(index))
-
-        @keys.add("escape", "a")
-        def next_unread(event: KeyPressEvent) -> None:
-            pane = self.talk.desk.next_unread()
-            if pane is not None:
-                self.talk.switch(pane)
-
+        keys.add("enter")(self._entered)
+        keys.add("c-c")(self._cleared)
+        keys.add(Keys.SIGINT)(self._cleared)
+        keys.add("c-d", filter=Condition(lambda: not self._session.default_buffer.text))(self._leave)
+        for number in range(1, 10):
+            keys.add("escape", str(number))(partial(self._switch_to, number))
+        keys.add("escape", "a")(self._switch_to_unread)
         return keys
+
+    def _entered(self, event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        text = buffer.text
+        with contextlib.suppress(OSError):  # the disk is full, and that is no reason not to talk
+            buffer.append_to_history()
+        buffer.reset()
+        if self.talk.leaves(text):
+            self._leave(event)
+        else:  # the next line can be typed while a command waits for the server
+            self._start(self.talk.typed(text))
+
+    def _cleared(self, event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            self.show(None, info(self._texts("quit-hint")), data=False)
+
+    def _leave(self, event: KeyPressEvent) -> None:
+        """Leave; but what could not be sent is lost then, so that takes a second time."""
+        if self._client.unsent and self._client.state != "connected" and not self._warned:
+            self._warned = True
+            self.show(None, complaint(self._texts("leave-hint", n=self._client.unsent)), data=False)
+        else:
+            event.app.exit(result="")
+
+    def _switch_to(self, number: int, _: KeyPressEvent) -> None:
+        if number <= len(self.talk.desk.panes):
+            self.talk.switch(self.talk.desk.panes[number - 1])
+
+    def _switch_to_unread(self, _: KeyPressEvent) -> None:
+        pane = self.talk.desk.next_unread()
+        if pane is not None:
+            self.talk.switch(pane)
 
 
 class _Names(Completer):

@@ -324,6 +324,36 @@ def test_line_said_while_the_server_is_down_is_sent_when_it_is_back(world):
 
 
 @pytest.mark.slow
+def test_leaving_with_something_unsent_takes_a_second_time(world):
+    """What was typed while the server is away is lost with the program: nobody may lose it by a key too many."""
+    with ChatThread() as server:
+        screen = world.screen("amy", address=server.address)
+        ready(screen)
+    screen.wait(lambda screen: "○" in screen.bar)
+    screen.enter("unsent")
+    screen.wait("unsent (not sent yet)")
+    screen.type(CTRL_D)
+    screen.wait("1 unsent would be lost")
+    screen.type(CTRL_D)
+    assert screen.finish() == 0
+
+
+@pytest.mark.slow
+def test_bar_that_is_too_narrow_shows_where_something_is_new(world):
+    """Twenty rooms do not fit; the one that is shown, and those that want to be, do."""
+    rooms = [argument for number in range(9) for argument in ("--room", f"another-room-{number}")]
+    bob = world.person("bob")
+    bob.send(wire.Join(room="another-room-8"))
+    bob.hear(wire.Joined)
+    screen = world.screen("amy", *rooms)
+    ready(screen)
+    bob.hear(wire.Event, e="join", who="amy", room="another-room-8")
+    bob.say("here!", room="another-room-8")
+    screen.wait(lambda screen: "10 another-room-8 1" in screen.bar)
+    assert f"1 {world.room} " in screen.bar and "another-room-0" not in screen.bar
+
+
+@pytest.mark.slow
 def test_person_who_is_kicked_is_told_and_can_say_no_more(world):
     """Not a program that ends without a word."""
     bob = world.person("bob")  # the first one in a room is its operator
