@@ -28,6 +28,9 @@ DEFAULT_ROOM = "大厅"
 # Seconds: several retransmissions on a poor line, and a server that restarts.
 _TIMEOUT = "30s"
 
+# Characters of a password or token, the wire's bound; a file of more is the wrong one.
+_MAX_SECRET = 4096
+
 # Messages of a room that are shown to a person who enters it: a screenful.
 _HISTORY = 20
 
@@ -135,12 +138,13 @@ def _first_line(option: str, path: str | None) -> str | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            line = file.readline().rstrip("\r\n")
+            line = file.readline(_MAX_SECRET + 2).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         cause = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise click.UsageError(f"{option} {path}: {cause}", click.get_current_context()) from None
-    if not line:
-        raise click.UsageError(f"{option} {path}: the first line is empty", click.get_current_context())
+    if not 0 < len(line) <= _MAX_SECRET:
+        text = f"{option} {path}: the first line has 1 to {_MAX_SECRET} characters, and this one {len(line) or 'none'}"
+        raise click.UsageError(text + (" or more" if line else ""), click.get_current_context())
     return line
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pathlib
 import random
+import sys
 
 import pytest
 from chatthread import PATIENCE, ChatThread
@@ -208,6 +210,29 @@ def test_direct_messages_survive_a_broken_line():
             async for message in bob:
                 assert (message.peer, message.body) == ("amy", "four")
                 break
+
+    with ChatThread() as server:
+        run(main())
+
+
+@pytest.mark.slow
+def test_example_bot_greets_a_member_of_the_room():
+    """The program that people copy, as they start it: an address and a room."""
+
+    async def main():
+        script = pathlib.Path(__file__).parents[2] / "examples" / "bot.py"
+        async with Client(server.address, "amy") as amy:
+            await amy.join("大厅")
+            bot = await asyncio.create_subprocess_exec(sys.executable, str(script), server.address, "大厅")
+            async for event in amy.events():
+                if isinstance(event, Presence) and event.what == "join":
+                    assert event.who == "bot"
+                    await amy.say("大厅", "你好 all")
+                elif isinstance(event, Message) and not event.own:
+                    assert (event.sender, event.body, event.re) == ("bot", "你好, amy!", 1)
+                    break
+            bot.terminate()
+            await bot.wait()
 
     with ChatThread() as server:
         run(main())

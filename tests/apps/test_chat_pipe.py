@@ -151,6 +151,7 @@ def test_taken_nick_and_wrong_password_are_code_6(tmp_path):
     (tmp_path / "secret").write_text("open sesame\n")
     (tmp_path / "wrong").write_text("please\n")
     (tmp_path / "empty").write_text("")
+    (tmp_path / "endless").write_text("x" * 4097)
     with ChatThread(password="open sesame") as server:
         args = ("chat", server.address, "--nick", "amy", "--room", "lobby", "--password-file")
         done = run_program(*args, str(tmp_path / "wrong"), input=b"")
@@ -159,7 +160,7 @@ def test_taken_nick_and_wrong_password_are_code_6(tmp_path):
             amy.wait_for("err", b"-- 1 here")
             done = run_program(*args, str(tmp_path / "secret"), input=b"")
             assert done.returncode == 6 and b"(nick_taken); see --nick" in done.stderr
-    for name in ("empty", "missing"):
+    for name in ("empty", "endless", "missing"):
         done = run_program(*args, str(tmp_path / name), input=b"")
         assert done.returncode == 2 and f"--password-file {tmp_path}/{name}".encode() in done.stderr
 
