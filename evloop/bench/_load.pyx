@@ -71,6 +71,7 @@ cdef extern from "_load_run.h" nogil:
     int evb_ask(evb_load *)
     void evb_release(evb_load *)
     void evb_peek(const evb_load *, int *, uint64_t *, uint32_t *)
+    void evb_hist_merge(evb_histogram *, const evb_histogram *)
     uint64_t evb_hist_percentile(const evb_histogram *, double)
     uint64_t evb_hist_edge(uint32_t)
 
@@ -96,7 +97,7 @@ class LoadFailed(Exception):
 
 
 cdef class Histogram:
-    """Durations in ns, as ``_histogram.h`` counts them; a copy, that stays as it is.
+    """Durations in ns, as ``_histogram.h`` counts them; empty when it is made.
 
     Attributes:
         count: samples (int); least, most: the extremes in ns (int), 0 without samples; mean: ns (float).
@@ -108,6 +109,7 @@ cdef class Histogram:
         self._h = <evb_histogram *>calloc(1, sizeof(evb_histogram))
         if self._h == NULL:
             raise MemoryError
+        self._h.least = <uint64_t>-1
 
     def __dealloc__(self):
         free(self._h)
@@ -127,6 +129,10 @@ cdef class Histogram:
     @property
     def mean(self):
         return self._h.sum / self._h.count if self._h.count else 0.0
+
+    def add(self, Histogram other not None):
+        """Count the samples of *other*, too."""
+        evb_hist_merge(self._h, other._h)
 
     def percentile(self, double percent):
         """Return the ns (int) that *percent* (0..100) of the samples did not exceed; 0 without samples."""

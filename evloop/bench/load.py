@@ -55,6 +55,10 @@ class Outcome(NamedTuple):
     histograms: dict[str, Histogram]  # service, response, lag, completion
     interrupted: bool
 
+    def main(self, options: LoadOptions) -> Histogram:
+        """Return the histogram of the round's ``latency_ns``."""
+        return self.histograms["response" if options.is_open else "service"]
+
 
 class _Samples:
     """What is taken while the engine runs: messages by the second, and the server's memory and switches."""

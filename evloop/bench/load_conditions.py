@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from evloop.bench.records import Round, figure
+from evloop.bench.records import Round, middle
 
 # Names: where the figure is in a round, and the units that a value may have.
 _TIMES = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
@@ -39,9 +39,12 @@ class LoadCondition(NamedTuple):
     above: bool
     bound: float
 
-    def fires(self, found: Round) -> str | None:
-        """Return what to say if the condition holds of *found*, or if there is no such figure; None if it does not."""
-        value = figure(found, METRICS[self.metric][0])
+    def fires(self, rounds: list[Round]) -> str | None:
+        """Return what to say if the condition holds of the median of *rounds*, or if there is no such figure.
+
+        None: it does not hold.
+        """
+        value = middle(rounds, METRICS[self.metric][0])
         if value is None:
             return f"--fail-if {self.text!r}: there is no figure {self.metric!r} of this run"
         if not (value > self.bound if self.above else value < self.bound):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 from evloop.bench.load import BUSY, LATE, Histogram, Outcome
 from evloop.bench.load_conditions import duration
 from evloop.bench.load_options import LoadOptions
-from evloop.bench.records import Round
+from evloop.bench.records import Round, figures
 
 MIB = 1 << 20
 WIDTH = 120  # columns
@@ -23,6 +24,15 @@ _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = ("min", "p50", "p90", "p99", "p99.9", "p99.99", "max")
 # Steps of a .hgrm file between a percentile and the one half as far from 100: as the tools of HdrHistogram write it.
 _TICKS = 5
+
+
+_SUMMARY: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("a second", "rate", "{:,.0f}".format),
+    ("server CPU, each", "server/us_per_message", lambda us: duration(us * 1e3)),
+    ("p50", "latency_ns/p50", duration),
+    ("p99", "latency_ns/p99", duration),
+    ("p99.9", "latency_ns/p99.9", duration),
+)
 
 
 def title(options: LoadOptions) -> str:
@@ -67,6 +77,16 @@ def text(options: LoadOptions, outcome: Outcome) -> str:
     return "\n".join(
         textwrap.fill(line, WIDTH, subsequent_indent=" " * 14) if len(line) > WIDTH else line for line in lines
     )
+
+
+def summary(rounds: list[Round]) -> str:
+    """Return the median and the range over several rounds, of what is compared."""
+    lines = [f"median, and range, of {len(rounds)} rounds"]
+    for name, path, shown in _SUMMARY:
+        found = figures(rounds, path)
+        if found:
+            lines.append(f"  {name:<20}{shown(median(found)):>12}   {shown(min(found))}..{shown(max(found))}")
+    return "\n".join(lines)
 
 
 def _messages(options: LoadOptions, found: Round) -> str:

@@ -125,13 +125,15 @@ def _other(*names: str, **settings: Any) -> Callable[[F], F]:
 @framing_options
 @_other("--server-pid", "server_pids", type=click.IntRange(1), multiple=True, metavar="PID",
         help="Read this process's CPU, memory and context switches; may be repeated.")  # fmt: skip
+@_other("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True,
+        help="Runs, one after the other; what `bench compare` needs for its intervals.")  # fmt: skip
 @_other("--json", "json_path", type=click.Path(dir_okay=False), metavar="FILE",
         help="Write the figures there, as evloop-bench/1; -: to stdout, instead of the text.")  # fmt: skip
 @_other("--hgrm", "hgrm_path", type=click.Path(dir_okay=False), metavar="FILE",
         help="Write the percentiles there, for HdrHistogram's plotter; of an open loop from the plan.")  # fmt: skip
 @_other("--name", metavar="TEXT", help="What the server is called in the JSON.", show_default="ADDR")
 @_other("--fail-if", "conditions", type=Parsed("condition", _condition), multiple=True, metavar="COND",
-        help="As p99>2ms, rate<100k, cpu>3us, rss>64M: exit code 9; may be repeated.")  # fmt: skip
+        help="As p99>2ms, rate<100k, cpu>3us, rss>64M; of rounds the median. Exit code 9; repeatable.")  # fmt: skip
 @verbosity_options
 @click.pass_context
 def command(
@@ -141,6 +143,7 @@ def command(
     framing: str,
     max_frame: int | None,
     pin: tuple[int, ...] | None,
+    rounds: int,
     json_path: str | None,
     hgrm_path: str | None,
     name: str | None,
@@ -157,13 +160,13 @@ def command(
 
         click.echo(load_report.title(options))
         sys.stdout.flush()  # before the progress, which goes another way
-    outcome = _run(ctx, options, pin)
-    _write(options, outcome, name or str(address), json_path, hgrm_path)
-    if outcome.interrupted:
+    outcomes = _run_rounds(ctx, options, pin, rounds, quiet=json_path == "-")
+    _write(options, outcomes, name or str(address), json_path, hgrm_path)
+    if outcomes[-1].interrupted:
         raise click.exceptions.Exit(exits.INTERRUPTED)
-    fired = [said for said in (condition.fires(outcome.round) for condition in conditions) if said]
-    if fired:
-        raise exits.Failure("; ".join(fired), exits.FAIL_IF)
+    fired = [condition.fires([outcome.round for outcome in outcomes]) for condition in conditions]
+    if any(fired):
+        raise exits.Failure("; ".join(said for said in fired if said), exits.FAIL_IF)
 
 
 def _framing(name: str, max_frame: int | None, sizes: tuple[tuple[int, float], ...]) -> evloop.Framing | None:
@@ -211,12 +214,33 @@ def _touch(*paths: str | None) -> None:
                 raise exits.Failure(f"cannot write {path}: {exc.strerror}") from exc
 
 
-def _run(ctx: click.Context, options: LoadOptions, cores: tuple[int, ...] | None) -> Outcome:
-    from evloop.bench import load
-    from evloop.cli.bench_load_progress import progress
+def _run_rounds(
+    ctx: click.Context, options: LoadOptions, cores: tuple[int, ...] | None, rounds: int, *, quiet: bool
+) -> list[Outcome]:
+    """Run all rounds, or up to one that Ctrl-C has ended, and print the figures of each unless *quiet*."""
+    from evloop.bench import load_report
 
     if cores:
         _pin(ctx, cores, options)
+    outcomes = []
+    for number in range(rounds):
+        outcomes.append(_run(ctx, options))
+        if not quiet:
+            click.echo(
+                (f"round {number + 1} of {rounds}\n" if rounds > 1 else "") + load_report.text(options, outcomes[-1])
+            )
+            sys.stdout.flush()
+        if outcomes[-1].interrupted:
+            break
+    if len(outcomes) > 1 and not quiet:
+        click.echo(load_report.summary([outcome.round for outcome in outcomes]))
+    return outcomes
+
+
+def _run(ctx: click.Context, options: LoadOptions) -> Outcome:
+    from evloop.bench import load
+    from evloop.cli.bench_load_progress import progress
+
     shown = ctx.ensure_object(Settings).verbosity >= 0
     try:
         with progress(options) if shown else contextlib.nullcontext() as watch:
@@ -250,28 +274,25 @@ def _unreachable(options: LoadOptions, exc: OSError) -> str:
     return explain_connect_error(options.address, exc)
 
 
-def _write(options: LoadOptions, outcome: Outcome, name: str, json_path: str | None, hgrm_path: str | None) -> None:
-    """Print the figures, and write the files that were asked for."""
-    from evloop.bench import load_report
+def _write(
+    options: LoadOptions, outcomes: list[Outcome], name: str, json_path: str | None, hgrm_path: str | None
+) -> None:
+    """Write the files that were asked for."""
+    from evloop.bench import load_report, records
 
-    if json_path != "-":
-        click.echo(load_report.text(options, outcome))
     if hgrm_path:
-        histogram = outcome.histograms["response" if options.is_open else "service"]
-        _write_text(hgrm_path, load_report.hgrm(histogram))
-    if json_path:
-        _write_text(json_path, json.dumps(_document(options, outcome, name), indent=1) + "\n")
+        histogram = outcomes[0].main(options)
+        for outcome in outcomes[1:]:
+            histogram.add(outcome.main(options))
+        pathlib.Path(hgrm_path).write_text(load_report.hgrm(histogram), encoding="utf-8")
+    if json_path == "-":
+        click.echo(json.dumps(_document(options, outcomes, name), indent=1))
+    elif json_path:
+        records.write(pathlib.Path(json_path), _document(options, outcomes, name))
 
 
-def _write_text(path: str, text: str) -> None:
-    if path == "-":
-        click.echo(text, nl=False)
-    else:
-        pathlib.Path(path).write_text(text, encoding="utf-8")
-
-
-def _document(options: LoadOptions, outcome: Outcome, name: str) -> dict[str, Any]:
-    """Return the document of the schema: one result of one round."""
+def _document(options: LoadOptions, outcomes: list[Outcome], name: str) -> dict[str, Any]:
+    """Return the document of the schema: one result, with all rounds."""
     from evloop.bench import load_report, records
 
     params = {
@@ -281,7 +302,7 @@ def _document(options: LoadOptions, outcome: Outcome, name: str) -> dict[str, An
         "sizes": [list(size) for size in options.sizes], "seed": options.seed, "framing": repr(options.framing),
     }  # fmt: skip
     found = records.document("load", sys.argv[1:], params, {"method": load_report.title(options)})
-    row: dict[str, Any] = {"case": outcome.case, "name": name, "rounds": [outcome.round]}
-    if outcome.interrupted:
+    row: dict[str, Any] = {"case": outcomes[0].case, "name": name, "rounds": [outcome.round for outcome in outcomes]}
+    if outcomes[-1].interrupted:
         found["notes"]["interrupted"] = "ended with Ctrl-C before its time"
     return {**found, "results": [row]}

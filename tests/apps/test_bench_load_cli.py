@@ -80,6 +80,20 @@ def test_load_hgrm_is_what_the_plotter_reads(capfd, tmp_path):
     assert "Total count    =          300]" in rows[-2]
 
 
+def test_load_rounds_are_one_result_and_their_median(capfd, tmp_path):
+    """`bench compare` has an interval only if there are rounds; a histogram file has the samples of all."""
+    path, hgrm = tmp_path / "out.json", tmp_path / "out.hgrm"
+    with LoadPeer(answering(echo)) as peer:
+        what = ["--rounds", "3", "--json", str(path), "--hgrm", str(hgrm), "--fail-if", "p50<1ns"]
+        code, out, _ = load(capfd, peer.address, *SHORT, *what)
+    assert code == 0
+    assert "round 3 of 3\n" in out
+    assert re.search(r"^median, and range, of 3 rounds\n  a second +[\d,]+   [\d,]+\.\.[\d,]+$", out, re.M)
+    (row,) = records.read(path)["results"]
+    assert [found["messages"] for found in row["rounds"]] == [300, 300, 300]
+    assert "Total count    =          900]" in hgrm.read_text()
+
+
 @pytest.mark.parametrize(
     ("condition", "code"),
     [("p99>1ns", 9), ("p99>1m", 2), ("p99>1000s", 0), ("rate<1M", 9), ("rate<1", 0), ("cpu>1s", 9), ("p98>1ms", 2)],
