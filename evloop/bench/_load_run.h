@@ -180,6 +180,9 @@ static int evb_drain(evb_load *l) {
     evb_set_phase(l, EVB_DRAINING);
     if (!l->heap_size) l->budget = 0;
     l->now = evb_now();
+    /* What was due before the end and not noticed, because this thread came late, is planned all the same. */
+    while (l->heap_size && !evb_plan_ended(l) && l->heap[0]->due <= (double)(l->now - l->origin))
+        evb_follow_plan(l, (double)(l->now - l->origin));
     for (i = 0; i < l->connections + l->publishers; i++) {
         evb_conn *c = &l->conns[i];
         while (evb_in_flight(l, c) && !evb_stopped(l)) {

@@ -45,7 +45,8 @@ def _title(options: LoadOptions) -> str:
     sizes += " unframed" * (options.framing is None)
     many = f"{options.connections:,} connection{'s' * (options.connections != 1)}"
     if options.pattern == "fanout":
-        many = f"{options.publishers} publisher{'s' * (options.publishers != 1)} to {options.connections:,} subscribers"
+        many = f"{options.publishers} publisher{'s' * (options.publishers != 1)} to {options.connections:,} subscriber"
+        many += "s" * (options.connections != 1)
     words = [f"{options.pattern} at {options.address}", sizes]
     if options.pattern == "idle":
         return ", ".join([f"idle    {many}, held for {options.duration:g} s", *words])
@@ -75,7 +76,8 @@ def text(options: LoadOptions, outcome: Outcome) -> str:
     lines += warnings(options, found)
     # Only the lines with a variable number of parts can be too long; tables are not.
     return "\n".join(
-        textwrap.fill(line, WIDTH, subsequent_indent=" " * 14) if len(line) > WIDTH else line for line in lines
+        textwrap.fill(line, WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False) if len(line) > WIDTH else line
+        for line in lines
     )
 
 

@@ -373,6 +373,19 @@ def test_open_loop_beyond_the_window_waits_with_its_clock_running():
     assert outcome.round["latency_ns"]["max"] > 20 * 4_000_000
 
 
+def test_open_loop_of_a_duration_counts_all_that_was_planned_in_it():
+    """A generator that wakes up after the end of the interval still owes what was planned before it."""
+
+    def behave(peer, sock, stream):
+        while sock.recv(65536):
+            pass
+
+    found = run(behave, pattern="sink", rate=4000.0, count=0, duration=0.1, in_flight=0).round
+    assert found["messages"] == pytest.approx(400, abs=2)
+    found = run(answering(echo), rate=4000.0, count=0, duration=0.1, in_flight=0).round
+    assert found["messages"] == pytest.approx(400, abs=2)
+
+
 def test_open_loop_overload_reports_what_was_not_sent():
     """A server that cannot follow the plan is not waited for without end, nor is the rest forgotten."""
     stall = threading.Event()
