@@ -11,7 +11,7 @@ import gc
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from evloop.cli.foreground import in_foreground, log_as_asked, port_file_option
 from evloop.cli.limit_options import EPILOG, limit_options, limits_of
 from evloop.cli.options import ADDRESS, DURATION, Settings, verbosity_options
 from evloop.cli.tls import server_context, server_tls_options
+
+if TYPE_CHECKING:
+    from evloop.apps.chat.store import Store
 
 # Where the chat's defaults differ from those of a server that is only asked: they are CONNECTION_LIMITS, in
 # evloop/apps/chat/limits.py, where they are argued.  Silent clients are pinged, and so never idle.
@@ -41,7 +44,9 @@ _MAX_PASSWORD = 1024
 
 
 def _chat_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``rate``, ``burst``, ``grace``, ``password_file``, ``origin``, ``motd`` and ``lang``."""
+    """Give a command ``rate``, ``burst``, ``grace``, ``password_file``, ``db``, ``durable``, ``origin``, ``motd`` and
+    ``lang``.
+    """
     options = (
         _option("--rate", type=click.FloatRange(min=0), default=10.0, metavar="N",
                 help="Messages a second that a client may send; one that sends more is read more slowly. 0: all."),
@@ -51,6 +56,10 @@ def _chat_options(function: Callable[..., Any]) -> Callable[..., Any]:
         _option("--password-file", metavar="FILE", envvar="EVLOOP_CHAT_PASSWORD_FILE", show_envvar=True,
                 show_default=False,
                 help="Let only those in who know the password in FILE (its first line); or $EVLOOP_CHAT_PASSWORD."),
+        _option("--db", metavar="FILE", show_default=False,
+                help="Keep messages, rooms and bans in this SQLite file, over a restart and a kill -9, for 7 days."),
+        _option("--durable", is_flag=True, show_default=False,
+                help="With --db: over a loss of power, too; each commit waits for the disk."),
         _option("--origin", multiple=True, metavar="ORIGIN", show_default=False,
                 help="Let pages of https://HOST connect, too, beside those of this server; null: files; *: any. "
                 "May be repeated."),
@@ -79,6 +88,7 @@ def _option(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callab
     examples=(
         "evloop serve chat                         # 127.0.0.1:9000",
         "evloop serve chat :9000 --password-file secret.txt --tls-cert server.pem",
+        "evloop serve chat --db chat.db                    # messages survive a restart",
         "evloop serve chat unix:/tmp/chat.sock --rate 0    # no bound on the rate, for programs",
         "evloop serve chat --origin https://chat.example   # behind a proxy that ends TLS",
     ),
@@ -99,6 +109,8 @@ def chat(
     burst: int,
     grace: float,
     password_file: str | None,
+    db: str | None,
+    durable: bool,
     origin: tuple[str, ...],
     motd: str,
     lang: str,
@@ -110,33 +122,32 @@ def chat(
     **limits: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    with _told_what_is_missing():
-        from evloop.apps.chat import ChatLimits, ChatServer, serve
-        from evloop.apps.chat.status import admin_options
+    _need_extras()
+    from evloop.apps.chat import ChatLimits, ChatServer, serve
+    from evloop.apps.chat.status import admin_options
 
     _refuse_packets(address)
     ssl = server_context(tls_cert, tls_key, tls_ca)
     password = _password(password_file)
-    origins = _origins(origin)
-    connections = limits_of(limits)
+    origins, connections = _origins(origin), limits_of(limits)
     bounds = ChatLimits(rate=rate, burst=burst, grace=grace)
     log_as_asked(settings)
 
     def run(**options: Any) -> None:
-        # What was imported, 25,000 objects, stays: a full collection looked at it for 7 ms, in which nobody is served,
-        # and found nothing.
-        gc.freeze()
-        serve(
-            address,
-            limits=bounds,
-            connections=connections,
-            password=password,
-            origins=origins,
-            motd=motd,
-            lang=lang,
-            ssl=ssl,
-            **options,
-        )
+        gc.freeze()  # what was imported, 25,000 objects: each full collection looked at it for 7 ms, and found nothing
+        with _store(db, durable, bounds.pending) as store:
+            serve(
+                address,
+                limits=bounds,
+                connections=connections,
+                store=store,
+                password=password,
+                origins=origins,
+                motd=motd,
+                lang=lang,
+                ssl=ssl,
+                **options,
+            )
 
     def talk(server: ChatServer) -> list[str]:
         return how_to_chat(server.address, tls=ssl is not None)
@@ -153,14 +164,36 @@ def chat(
     )
 
 
-@contextlib.contextmanager
-def _told_what_is_missing() -> Iterator[None]:
+def _need_extras() -> None:
+    """Import the chat.  exits.Failure: it cannot be, without a library that is missing."""
     try:
-        yield
+        import evloop.apps.chat.server
+        import evloop.apps.chat.status  # noqa: F401
     except ModuleNotFoundError as exc:
         if exc.name not in ("msgspec", "websockets"):
             raise
         raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
+
+
+@contextlib.contextmanager
+def _store(path: str | None, durable: bool, pending: int) -> Iterator[Store | None]:
+    """Yield the store of --db, or None; close it at the end.
+
+    exits.Failure: the file cannot be had.  click.UsageError: --durable without a file.
+    """
+    if path is None:
+        if durable:
+            raise click.UsageError("--durable needs --db FILE")
+        yield None
+        return
+    from evloop.apps.chat.sqlite import SqliteStore, StoreError
+
+    try:
+        store = SqliteStore(path, durable=durable, pending=pending)
+    except StoreError as exc:
+        raise exits.Failure(f"--db: {exc}") from exc
+    with store:
+        yield store
 
 
 def _refuse_packets(address: evloop.Address) -> None:

@@ -636,8 +636,8 @@ class SlowStore(MemoryStore):
     def __init__(self):
         self.waiting, self.kept, self.loads, self.full = [], {}, [], False
 
-    def start(self, reactor, committed, failed):
-        self.committed, self.failed = committed, failed
+    def start(self, reactor, committed, failed, repeated):
+        self.committed, self.failed, self.repeated = committed, failed, repeated
 
     def load(self, name, done):
         self.loads.append((name, done))

@@ -56,9 +56,12 @@ def history(session: Session, request: History, room: Room | None) -> None:
 
     def done(older: Sequence[Msg] | None) -> None:
         if older is None:
-            session.error(request.ref, "unavailable", "older messages")
-        else:
-            _send(session, request, room, [*older, *newer], low)
+            return session.error(request.ref, "unavailable", "older messages")
+        # What is missing was too old to be kept: it is the beginning that goes, so nothing is before what is there.
+        missing = len(older) < first - 1 - low
+        if missing and request.after is not None:
+            return session.error(request.ref, "gone", f"messages after {low} are not kept")
+        return _send(session, request, room, [*older, *newer], low, first=missing)
 
     newest = request.after is None and request.around is None
     return room.hub.store.read(room.name, room.epoch, low, first, first - 1 - low, newest, done)
@@ -86,8 +89,8 @@ def _is_gone(request: History, high: int, floor: int) -> bool:
     return request.before is not None and 1 < high <= floor + 1
 
 
-def _send(session: Session, request: History, room: Room, items: list[Msg], low: int) -> None:
-    """Send the page of *items*, those after *low*, or as many of them as fit."""
+def _send(session: Session, request: History, room: Room, items: list[Msg], low: int, *, first: bool = False) -> None:
+    """Send the page of *items*, those after *low*, or as many of them as fit; *first*: nothing older is kept."""
     newest = request.after is None and request.around is None
     codec = JSON if session.variant is None else session.variant.codec
     cut = within(items, room.hub.limits.page_bytes, codec, newest=newest)
@@ -98,7 +101,7 @@ def _send(session: Session, request: History, room: Room, items: list[Msg], low:
             dm=room.name if room.private else None,
             epoch=room.epoch,
             items=cut,
-            more_before=_more_before(room, cut[0].seq if cut else low + 1),
+            more_before=not (first and cut == items) and _more_before(room, cut[0].seq if cut else low + 1),
             more_after=(cut[-1].seq if cut else low) < room.ring.top,
         )
     )

@@ -9,7 +9,7 @@ import contextlib
 import hmac
 import logging
 import secrets
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from random import randrange
@@ -19,7 +19,7 @@ from evloop.apps.chat import names, texts, wire
 from evloop.apps.chat.limits import ChatLimits
 from evloop.apps.chat.rooms import Conversation, Entry, Gathered, Room
 from evloop.apps.chat.sessions import ENDED, HELD, OPEN, STRANGER, Session, Transport
-from evloop.apps.chat.store import Loaded, MemoryStore, Store
+from evloop.apps.chat.store import Loaded, MemoryStore, Store, Unavailable
 from evloop.apps.chat.users import Recent, User, digest_of
 from evloop.apps.chat.wire import Event, Note, Ping
 
@@ -100,7 +100,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin; called once."""
-        self.store.start(self.reactor, self._committed, self._failed)
+        self.store.start(self.reactor, self._committed, self._failed, self._repeated)
         self._timer = self.reactor.call_later(TICK, self._ticked)
 
     def stats(self) -> dict[str, int]:
@@ -336,12 +336,59 @@ class Hub:
             room = entry.room
             room.pending.remove(entry)
             room.assigned = room.ring.top if not room.pending else room.pending[-1].msg.seq
-            if entry.key is not None:
-                self.recent_of(entry.user).discard(entry.key)
+            self._forget(entry)
             for session, ref in [(entry.session, entry.ref), *entry.repeats]:
                 session.error(ref, "unavailable", "the message could not be written down")
+            self.rest(room)
         if not self.degraded:
             self._degrade(True, why)
+
+    def _repeated(self, entry: Entry, first: wire.Msg) -> None:
+        """Answer *entry* as what it is, a repeat of *first*, and give those behind it other places: none was shown."""
+        room = entry.room
+        waiting, room.pending = room.pending, deque()
+        assert waiting[0] is entry, "a store tells in the order of the appends"
+        room.assigned = room.ring.top
+        same = digest_of(first.body, first.kind) == digest_of(entry.msg.body, entry.msg.kind)
+        self._note(entry, first)
+        for session, ref in [(entry.session, entry.ref), *entry.repeats]:
+            if not same:
+                session.error(ref, "cid_conflict", first.cid or "")
+            elif ref is not None:
+                session.send(room.ok(ref, first, dup=True))
+        for other in islice(waiting, 1, None):
+            other.msg.seq = room.assigned + 1
+            try:
+                self.store.append(other)
+            except Unavailable as exc:
+                self._forget(other)
+                for session, ref in [(other.session, other.ref), *other.repeats]:
+                    session.error(ref, "unavailable", str(exc))
+            else:
+                room.assigned = other.msg.seq
+                room.pending.append(other)
+                self._note(other, other.msg)
+        self.rest(room)
+
+    def _note(self, entry: Entry, msg: wire.Msg) -> None:
+        """Remember that *entry* stands where *msg* does."""
+        recent = self._remembered(entry.user)
+        if entry.key is not None and recent is not None:
+            recent.add(entry.key, (msg.seq, msg.ts, entry.room.epoch, digest_of(msg.body, msg.kind)))
+
+    def _forget(self, entry: Entry) -> None:
+        """Forget that *entry* was said: it was not kept."""
+        recent = self._remembered(entry.user)
+        if entry.key is not None and recent is not None:
+            recent.discard(entry.key)
+
+    def _remembered(self, user_id: str) -> Recent | None:
+        """Return what a user has said lately, who may have left; None: that is forgotten."""
+        user = self.users.get(user_id)
+        if user is not None:
+            return user.recent
+        departed = self._departed.get(user_id)
+        return None if departed is None else departed[1]
 
     def _degrade(self, degraded: bool, why: str) -> None:
         self.degraded = degraded

@@ -193,10 +193,12 @@ class Room:
         state: what moderation has made of it.
         pending: what waits for the store, in order.
         counted: the number of members that was last told, while it is not told one by one.
+        kept: the store's, see Loaded.
     """
 
     __slots__ = (
         *("hub", "name", "epoch", "ring", "assigned", "users", "state", "pending", "counted"),
+        "kept",
         *("_fanout", "_ts", "_sorted"),
     )
 
@@ -213,6 +215,7 @@ class Room:
         self.state = RoomState() if loaded.state is None else loaded.state
         self.pending: deque[Entry] = deque()
         self.counted = 0
+        self.kept = loaded.kept
         self._fanout = FanOut()
         self._ts = 0
         self._sorted: list[User] | None = None

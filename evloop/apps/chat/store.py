@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -60,6 +60,7 @@ class Loaded(NamedTuple):
         top: the seq of the newest, 0 if there was none.
         state: what moderation has made of it.
         repeats: the sends of the last minutes, oldest first, for those who ask again after a restart.
+        kept: what the store wants to find at the room again, as ``Entry.room.kept``.
     """
 
     epoch: str
@@ -67,6 +68,7 @@ class Loaded(NamedTuple):
     top: int = 0
     state: RoomState | None = None
     repeats: Sequence[Repeat] = ()
+    kept: Any = None
 
 
 class Store(Protocol):
@@ -83,6 +85,7 @@ class Store(Protocol):
         reactor: Reactor,
         committed: Callable[[Sequence[Entry]], None],
         failed: Callable[[Sequence[Entry], str], None],
+        repeated: Callable[[Entry, Msg], None],
     ) -> None:
         """Begin.  Called once, before anything else.
 
@@ -90,6 +93,9 @@ class Store(Protocol):
         and not from inside of :meth:`append`.
         *failed(entries, text)* with what is not kept after all; everything appended after them to the same rooms has
         then failed as well, and is among them.
+        *repeated(entry, first)*: the same user has used the same cid in the same room before, for *first*, which the
+        hub has forgotten.  It is not kept, nor is what was appended after it to the same room, which the hub appends
+        again, from within this call, at other places.
         """
 
     def load(self, name: str, done: Callable[[Loaded | None], None]) -> None:
@@ -135,6 +141,7 @@ class MemoryStore:
         reactor: Reactor,
         committed: Callable[[Sequence[Entry]], None],
         failed: Callable[[Sequence[Entry], str], None],
+        repeated: Callable[[Entry, Msg], None],
     ) -> None:
         """Nothing has to be begun."""
 
