@@ -7,7 +7,6 @@ Read next: ``foreground.py``, ``evloop/apps/chat/server.py``.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -134,7 +133,6 @@ def chat(
     log_as_asked(settings)
 
     def run(**options: Any) -> None:
-        gc.freeze()  # what was imported, 25,000 objects: each full collection looked at it for 7 ms, and found nothing
         with _store(db, durable, bounds.pending) as store:
             serve(
                 address,
