@@ -84,6 +84,7 @@ typedef struct evb_load {
     int epoll_fd;
     uint64_t mask;             /* of the rings */
     uint64_t case_bits;        /* what the server changes in a number: of `upper`, a letter's case */
+    int plain;                 /* one size, a short header, closed loop: what the short loops are for */
     int body_known;            /* of `source`: the filler has been seen */
     uint32_t burst;            /* messages in the send buffer */
     size_t room;               /* bytes of it */

@@ -60,6 +60,13 @@ static size_t evb_build(evb_load *l, const evb_conn *c, uint64_t limit, uint32_t
     uint64_t wanted = limit - c->tx;
     uint32_t i = 0;
     size_t at = 0;
+    if (l->plain) {
+        uint64_t number = evb_number(l, c->writer, c->tx);
+        uint8_t *payload = l->tx + class->header;
+        *count = wanted < l->burst ? (uint32_t)wanted : l->burst;
+        for (; i < *count; i++, payload += class->total, number++) memcpy(payload, &number, EVB_NUMBER);
+        return (size_t)i * class->total;
+    }
     if (l->classes_count == 1) {
         *count = wanted < l->burst ? (uint32_t)wanted : l->burst;
         for (; i < *count; i++, at += class->total)

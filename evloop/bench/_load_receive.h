@@ -45,6 +45,30 @@ static inline void evb_count_reply(evb_load *l, evb_conn *c, uint32_t size, evb_
     b->bytes += size;
 }
 
+/* The usual case in as few instructions as it takes: whole replies at p, of n bytes at most, that are right.  Return
+   their bytes; what is wrong, cut or not owed is for the loop below to see. */
+static size_t evb_take_run(evb_load *l, evb_conn *c, const uint8_t *p, size_t n, evb_batch *b) {
+    const evb_class *class = l->classes;
+    const uint64_t word = class->header_word, known = class->header_mask, mask = l->mask, *stamps = c->stamps;
+    const size_t header = class->header, total = class->total, size = class->size;
+    const int full = l->check == EVB_CHECK_FULL;
+    uint64_t k = c->rx, last = k + n / total, number = evb_number(l, c->writer, k);
+    const uint8_t *begin = p;
+    if (last > c->tx) last = c->tx;
+    for (; k < last; k++, number++, p += total) {
+        if (((evb_load_word(p) ^ word) & known) | (evb_load_word(p + header) ^ number)) break;
+        if (full && !evb_body_matches(class, p)) break;
+        if (stamps[k & mask] != b->stamp) {
+            evb_end_batch(l, b);
+            b->stamp = stamps[k & mask];
+        }
+        b->count++;
+        b->bytes += size;
+    }
+    c->rx = k;
+    return (size_t)(p - begin);
+}
+
 /* Check n bytes in the read buffer against what c is owed. */
 static int evb_take_replies(evb_load *l, evb_conn *c, size_t got, uint64_t arrived) {
     const uint8_t *p = l->rx, *end = p + got;
@@ -53,6 +77,11 @@ static int evb_take_replies(evb_load *l, evb_conn *c, size_t got, uint64_t arriv
         const evb_class *class = evb_class_of(l, c->writer, c->rx);
         size_t n = class->total - c->rx_at;
         if (n > (size_t)(end - p)) n = (size_t)(end - p);
+        if (l->plain && n == class->total) {
+            size_t right = evb_take_run(l, c, p, (size_t)(end - p), &batch);
+            p += right;
+            if (right) continue;
+        }
         if (c->rx >= c->tx && (c->rx > c->tx || c->rx_at + n > c->tx_at))
             return evb_fail(l, EVB_WRONG, "connection %u: %zu bytes that nobody asked for after %llu replies", c->id,
                             (size_t)(end - p), (unsigned long long)c->rx);

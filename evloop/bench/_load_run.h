@@ -352,6 +352,8 @@ static int evb_prepare(evb_load *l) {
     while (ring < l->in_flight) ring *= 2;
     l->mask = ring - 1;
     l->case_bits = l->pattern == EVB_UPPER ? UINT64_C(0x2020202020202020) : 0;
+    l->plain = l->classes_count == 1 && l->classes->header <= sizeof(uint64_t) && l->classes->size >= EVB_NUMBER &&
+               !(l->rate > 0) && (l->pattern == EVB_ECHO || l->pattern == EVB_IDLE);
     l->budget = l->plan_budget = EVB_UNBOUNDED;
     l->asks = l->pattern == EVB_SINK || l->pattern == EVB_FANOUT ? 0 : 1;
     l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

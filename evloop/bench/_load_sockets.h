@@ -102,6 +102,12 @@ static inline void evb_stamp(evb_load *l, evb_conn *c, uint64_t last) {
     uint64_t now = evb_now(), fresh = last - c->started;
     if (c->rx == c->started) c->moved = now;
     if (l->budget != EVB_UNBOUNDED && l->pattern != EVB_CONNECT) l->budget -= fresh;
+    if (l->plain) {
+        uint64_t k = c->started, mask = l->mask, *stamps = c->stamps;
+        for (; k < last; k++) stamps[k & mask] = now;
+        c->started = last;
+        return;
+    }
     for (; c->started < last; c->started++) {
         uint64_t slot = c->started & l->mask;
         c->stamps[slot] = now;
