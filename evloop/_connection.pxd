@@ -111,8 +111,8 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _waiting      # bytes of both
     cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
     cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
-    cdef int64_t _send_turn       # the turn that _send_room is of
-    cdef Py_ssize_t _send_room    # bytes that may still be written in it
+    cdef int _send_turn           # the turn that _send_room is of, but for its high bits
+    cdef int _send_room           # bytes that may still be written in it
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
     cdef unsigned char* _tail
@@ -132,7 +132,7 @@ cdef class Connection(Endpoint):
     cdef Places* _places          # NULL: in no group
     cdef object _peer             # an Address, or None until it is asked for
     cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
-    cdef Py_ssize_t _discarded
+    cdef int _discarded
 
     cdef int _refuse_coroutines(self, object protocol) except -1
     cdef int _find_receivers_again(self) except -1

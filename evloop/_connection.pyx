@@ -1209,8 +1209,8 @@ cdef class Connection(Endpoint):
 
     cdef Py_ssize_t _room_in_turn(self) noexcept:
         """Return how many bytes may still be written in this turn."""
-        if self._send_turn != self.core._turns:
-            self._send_turn = self.core._turns
+        if self._send_turn != <int>self.core._turns:
+            self._send_turn = <int>self.core._turns
             self._send_room = WRITE_SIZE
         return self._send_room
 
@@ -1341,7 +1341,7 @@ cdef class Connection(Endpoint):
         while self._alarm < self._output() < left:
             left = self._output()
             self._send_room = WRITE_SIZE  # that it was this connection's turn for long does not make its peer slow
-            self._send_turn = self.core._turns
+            self._send_turn = <int>self.core._turns
             self._send_some()
         left = self._output()
         if self._state != OPEN or left <= self._alarm:
