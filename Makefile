@@ -76,6 +76,9 @@ bench-loop: build $(VENV)/.bench  ## call_soon, timers, tasks: evloop.aio, uvloo
 .PHONY: bench-agreement
 bench-agreement: build  ## two load generators that share no line against one server: do they agree (ARGS=rounds)
 	$(BIN)/python bench/load_agreement.py $(ARGS)
+.PHONY: bench-chat
+bench-chat: build     ## a chat server at 20,000 messages a second, with and without a database (ARGS=--help)
+	$(BIN)/python bench/chat_load.py $(ARGS)
 
 bench-output:         ## what ADR 0007 decides by: writev or a copy, a reference or a copy, the table of calls
 	@mkdir -p build
