@@ -116,6 +116,11 @@ BAD_NICKS = [
     "明" * 17,
     "x" * 33,
     "\ue000",
+    "\u3164",
+    "\u2800",
+    "a\u034fb",
+    "a" + "\u0300" * 5,
+    "\ufe0f",
 ]
 
 
@@ -127,7 +132,14 @@ def test_nick_that_would_disturb_others_is_refused(chat, nick):
     assert amy.refused("nick", nick=nick) == "nick_bad"
 
 
-@pytest.mark.parametrize("nick", ["明" * 16, "x" * 32, "é", "Ω", "😀", "a-b_c.d", "0", "ß" * 32])
+def test_nick_with_a_selector_that_nobody_sees_is_the_one_without(chat):
+    """It looks the same on every screen: who could take it would speak in another's name."""
+    chat.client("amy")
+    assert chat.client().refused("hello", v=1, client="t", nick="amy\ufe0f") == "nick_taken"
+    assert chat.client().hello(nick="\u2764\ufe0f")["nick"] == "\u2764\ufe0f"
+
+
+@pytest.mark.parametrize("nick", ["明" * 16, "x" * 32, "a" + "\u0300" * 4, "é", "Ω", "😀", "a-b_c.d", "0", "ß" * 32])
 def test_nick_at_its_bound_is_taken(nick):
     """32 columns, whatever the script."""
     assert nick_fault(nick) is None and columns(nick) <= 32
@@ -138,7 +150,7 @@ def test_names_are_judged_by_what_people_see():
     assert fold("Straße") == fold("STRASSE") and fold("ﬁ") == "fi"
     assert columns("a明\u0301") == 3
     assert room_fault("x" * 64) is None and room_fault("明" * 21) is None and room_fault("a b") is None
-    for bad in ("", "x" * 65, "明" * 22, " a", "a\n", "@a"):
+    for bad in ("", "x" * 65, "明" * 22, " a", "a\n", "@a", "\u2800", "a" + "\u0301" * 5):
         assert room_fault(bad), bad
     assert conversation_users(conversation_key("g-2", "g-1")) == ("g-1", "g-2")
     assert conversation_users("@b/a") is conversation_users("@ab") is conversation_users("a/b") is None

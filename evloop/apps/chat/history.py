@@ -46,8 +46,8 @@ def history(session: Session, request: History, room: Room | None) -> None:
     low, high = _wanted(request, ring.top)
     memory = room.hub.store.durability == "memory"
     if (request.after or 0) > ring.top or (memory and _is_gone(request, high, ring.floor)):
-        kept = f"{ring.floor + 1} to {ring.top}" if ring.top > ring.floor else "nothing"
-        return session.error(request.ref, "gone", f"of the messages, {kept} is kept")
+        kept = f"only messages {ring.floor + 1} to {ring.top} are" if ring.top > ring.floor else "nothing is"
+        return session.error(request.ref, "gone", kept)
     # The ring's part now: it moves on while the store is read.
     newer = ring.between(low, high)
     first = newer[0].seq if newer else high

@@ -24,10 +24,37 @@ _NOT_IN_NICKS = frozenset("@/,:")
 # ones, and everything that is a space.
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"))
 
+# Letters, marks and a symbol that show nothing, whatever their category says: the grapheme joiner, the fillers of
+# Hangul, the inherent vowels of Khmer, the blank pattern of Braille.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+
+# Variation selectors choose between two forms of the character before them (an emoji needs one), and are not seen by
+# themselves: "amy" with one is "amy".
+_SELECTORS = dict.fromkeys((*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+
+# Marks upon one character.  No script in use needs more (UTS 39, 5.4), and a pile of them covers the lines around it.
+MAX_MARKS = 4
+_MARKS = frozenset(("Mn", "Me"))
+
 
 def fold(nick: str) -> str:
-    """Return what two nicks have in common if they are one: NFKC, case folded, NFKC."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", nick).casefold())
+    """Return what two nicks have in common if they are one: NFKC without variation selectors, case folded, NFKC."""
+    seen = unicodedata.normalize("NFKC", nick).translate(_SELECTORS)
+    return unicodedata.normalize("NFKC", seen.casefold())
+
+
+def _hides(char: str) -> bool:
+    return char in _BLANK or unicodedata.category(char) in _INVISIBLE
+
+
+def _piles(text: str) -> bool:
+    """Return whether a character of *text* has more than MAX_MARKS marks upon it."""
+    marks = 0
+    for char in unicodedata.normalize("NFD", text):
+        marks = marks + 1 if unicodedata.category(char) in _MARKS else 0
+        if marks > MAX_MARKS:
+            return True
+    return False
 
 
 def columns(text: str) -> int:
@@ -41,8 +68,10 @@ def columns(text: str) -> int:
 
 def nick_fault(nick: str) -> str | None:
     """Return why *nick* cannot be one, in English, or None."""
-    if any(unicodedata.category(char) in _INVISIBLE for char in nick):
+    if any(map(_hides, nick)):
         return "it has a space or an invisible character"
+    if _piles(nick):
+        return f"it has more than {MAX_MARKS} marks upon one character"
     if not _NOT_IN_NICKS.isdisjoint(nick):
         return "it has one of @ / , :"
     if not 1 <= columns(nick) <= MAX_COLUMNS:
@@ -57,8 +86,10 @@ def room_fault(name: str) -> str | None:
     size = len(name.encode())
     if not 1 <= size <= MAX_ROOM_BYTES:
         return f"it has {size} bytes, and 1 to {MAX_ROOM_BYTES} are allowed"
-    if name != name.strip() or any(unicodedata.category(char) in _INVISIBLE and char != " " for char in name):
+    if name != name.strip() or any(_hides(char) and char != " " for char in name):
         return "it has an invisible character, or a space at an end"
+    if _piles(name):
+        return f"it has more than {MAX_MARKS} marks upon one character"
     if name.startswith("@"):
         return "it begins with @"
     return None
