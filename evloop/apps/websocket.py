@@ -27,7 +27,10 @@ from websockets.typing import Subprotocol
 from evloop import CloseReason, Connection, Protocol, Reactor
 from evloop.apps.http import Request
 
+# For the package, which tells each connection at INFO, and at DEBUG each message with its text.  The first is noise,
+# and what people say to each other is not for a log; so this one begins with warnings, whatever is asked of `evloop`.
 logger = logging.getLogger("evloop.websocket")
+logger.setLevel(logging.WARNING)
 
 # Bytes that the parser gets at once.  A read may hold 256 KiB, which is 43,000 of the smallest frames, and one takes
 # the parser some 3 us (35,000 instructions, with 100 bytes); 1 KiB of them takes it half a millisecond.

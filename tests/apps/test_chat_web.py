@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -289,6 +290,15 @@ def test_chat_websocket_elsewhere_is_none(chat):
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------
+
+
+def test_chat_websocket_leaves_nothing_in_the_log_of_what_is_said(chat, caplog):
+    """The package tells each connection at INFO and each message, with its text, at DEBUG; a log is read by others."""
+    caplog.set_level(logging.DEBUG, logger="evloop")
+    tab = Tab(chat)
+    tab.tell("hello", v=1, client="secret")
+    chat.until(lambda: tab.heard()[0])
+    assert "secret" not in caplog.text and "connection open" not in caplog.text
 
 
 def test_chat_websocket_without_a_subprotocol_speaks_json(chat):
