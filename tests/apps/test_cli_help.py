@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
 import subprocess
 import sys
 
+import click
 import pytest
 from programs import environment, run_program, shell
 
@@ -21,6 +23,16 @@ def test_program_without_arguments_shows_the_help_and_exits_2():
     assert (asked.returncode, asked.stderr) == (0, b"")
     assert bare.stderr == asked.stdout
     assert b"evloop serve echo" in asked.stdout
+
+
+@pytest.mark.parametrize("group", ["serve", "bench"])
+def test_program_help_names_every_command_of(group, capfd):
+    """The first page is where people look for what there is."""
+    assert run(["--help"]) == 0
+    page = capfd.readouterr().out
+    context = click.Context(click.Group())
+    commands = importlib.import_module(f"evloop.cli.{group}").command
+    assert [name for name in commands.list_commands(context) if f"{group} {name}" not in page] == []
 
 
 def test_installed_script_is_the_same_program():
