@@ -26,6 +26,7 @@ from evloop.reactor import Core, Endpoint, TimerHandle
 from evloop.server import framing_within, log_close
 from evloop.sockets import (
     finish_connect,
+    of_address,
     peer_address,
     resolve,
     resolve_numeric,
@@ -287,7 +288,7 @@ class Connector(Endpoint):
         self._fail(TimeoutError(f"no connection to {self.address} within {timeout:g} s"))
 
     def _fail(self, exc: OSError) -> None:
-        self.exception = exc
+        self.exception = of_address(exc, self.address)
         self._end()
         if self._failed_callback is not None:
             self._failed_callback(exc)
@@ -412,7 +413,7 @@ class BlockingClient:
             except BaseException:
                 sock.close()
                 raise
-        raise error or OSError(f"{self.address} resolves to no address")
+        raise of_address(error or OSError(f"{self.address} resolves to no address"), self.address)
 
     def send(self, payload: Any, before: bytes = b"", after: bytes = b"", *, timeout: float | None = None) -> None:
         """Send one frame, all of it (without framing: the bytes as they are).

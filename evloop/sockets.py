@@ -248,7 +248,11 @@ def listen(
     if not 0 <= unix_mode <= 0o777:
         raise ValueError(f"unix_mode {unix_mode:#o} is outside 0..0o777")
     if address.is_unix:
-        return [_listen_unix(address, backlog, unix_mode, socket_factory)]
+        try:
+            return [_listen_unix(address, backlog, unix_mode, socket_factory)]
+        except OSError as exc:
+            of_address(exc, address)
+            raise
     targets = _getaddrinfo(address, socket.AI_PASSIVE)
     attempts = 1 if address.port else PORT_ATTEMPTS
     while True:
@@ -257,7 +261,18 @@ def listen(
             return _listen_on_each(targets, backlog, reuse_port, socket_factory)
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or not attempts:
+                of_address(exc, address)
                 raise
+
+
+def of_address(exc: OSError, address: Address) -> OSError:
+    """Return *exc*, which names *address* from now on as open(2)'s errors name their file.  Any thread.
+
+    The kernel's words alone, "Address already in use", leave out which one: of a program with three, that is a search.
+    """
+    if exc.errno is not None and exc.filename is None:
+        exc.filename = str(address)
+    return exc
 
 
 def _listen_on_each(

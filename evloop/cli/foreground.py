@@ -12,6 +12,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
+import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -110,6 +113,14 @@ def in_foreground(
                 raise
             raise exits.Failure(explain_bind_error(address, exc), exits.CANNOT_CONNECT) from exc
     logger.info("stopped")
+
+
+def as_called() -> str:
+    """Return how a person calls this program from where the server was started: with its path, if PATH has it not."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "evloop" or shutil.which("evloop"):
+        return "evloop"
+    return shlex.quote(called)
 
 
 def _inherited_sockets() -> list[socket.socket]:

@@ -16,7 +16,7 @@ import evloop
 from evloop.apps import echo
 from evloop.cli.admin import AdminPort, admin_option
 from evloop.cli.commands import Command, Commands
-from evloop.cli.foreground import in_foreground, log_as_asked, port_file_option
+from evloop.cli.foreground import as_called, in_foreground, log_as_asked, port_file_option
 from evloop.cli.limit_options import EPILOG, limit_options, limits_of
 from evloop.cli.options import (
     ADDRESS,
@@ -135,7 +135,7 @@ def how_to_talk(address: evloop.Address, framing_name: str, *, tls: bool = False
     target = address.for_client()
     options = "" if framing_name == DEFAULT_FRAMING else f" --framing {framing_name}"
     options += " --tls" if tls else ""
-    lines = [f"  type to it:     evloop connect {shlex.quote(str(target))}{options}"]
+    lines = [f"  type to it:     {as_called()} connect {shlex.quote(str(target))}{options}"]
     # nc knows no abstract names, no packets, and no TLS.
     if not tls and not target.path.startswith("@") and target.kind != "seqpacket":
         where = f"-U {shlex.quote(target.path)}" if target.kind == "unix" else f"{target.host} {target.port}"

@@ -18,7 +18,7 @@ import evloop
 from evloop.cli import exits
 from evloop.cli.admin import AdminPort, admin_option
 from evloop.cli.commands import Command, SectionedOption
-from evloop.cli.foreground import in_foreground, log_as_asked, port_file_option
+from evloop.cli.foreground import as_called, in_foreground, log_as_asked, port_file_option
 from evloop.cli.limit_options import EPILOG, limit_options, limits_of
 from evloop.cli.options import ADDRESS, DURATION, Settings, verbosity_options
 from evloop.cli.tls import server_context, server_tls_options
@@ -244,6 +244,6 @@ def how_to_chat(address: evloop.Address, *, tls: bool = False) -> list[str]:
     page = [] if there.is_unix else [f"  open it:        http{'s' if tls else ''}://{there}/"]
     return [
         *page,
-        f"  talk to it:     evloop chat {target}",
+        f"  talk to it:     {as_called()} chat {target}",
         f"  stop it:        Ctrl-C, or kill {os.getpid()}",
     ]

@@ -15,6 +15,8 @@ import pytest
 from programs import Program, Served, frame, receive, receive_frame, rest_of, run_program, serving
 from realsockets import needs_ipv6
 
+from evloop.cli.foreground import as_called
+
 LOCAL = "127.0.0.1:0"
 
 
@@ -177,6 +179,24 @@ def test_hints_are_lines_that_work(echo):
     with echo.connect() as sock:
         sock.sendall(sent)
         assert receive_frame(sock) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("called", "installed", "shown"),
+    [
+        (".venv/bin/evloop", False, ".venv/bin/evloop"),
+        ("/my tools/evloop", False, "'/my tools/evloop'"),
+        (".venv/bin/evloop", True, "evloop"),
+        ("/x/evloop/__main__.py", False, "evloop"),
+    ],
+)
+def test_hints_call_the_program_as_it_can_be_called(called, installed, shown, tmp_path, monkeypatch):
+    """`make run` has it in a private environment, where the shell of the one who copies the line does not look."""
+    if installed:
+        (tmp_path / "evloop").touch(0o755)
+    monkeypatch.setattr("sys.argv", [called])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert as_called() == shown
 
 
 @pytest.mark.parametrize(

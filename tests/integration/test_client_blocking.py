@@ -131,7 +131,7 @@ def test_blocking_client_refused_raises_and_leaves_nothing():
     """The fixture of all tests counts descriptors."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(ConnectionRefusedError, match=f": '127.0.0.1:{sock.getsockname()[1]}'$"):
             BlockingClient(sock.getsockname())
 
 

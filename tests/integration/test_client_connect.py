@@ -159,6 +159,7 @@ def test_connect_refused_calls_failed_once(world):
     world.advance(6)
     assert [exc.errno for exc in rec.failures] == [errno.ECONNREFUSED]
     assert connector.exception is rec.failures[0]
+    assert str(rec.failures[0]).endswith(f": '127.0.0.1:{port}'")
     assert (rec.log, connector.connection) == ([], None)
     assert world.reactor.stats()["fds"] == 0
 

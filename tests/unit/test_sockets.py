@@ -108,6 +108,7 @@ def test_listen_reuse_port_lets_two_listeners_share_and_default_does_not():
         with pytest.raises(OSError) as caught:
             listen(address)
         assert caught.value.errno == errno.EADDRINUSE
+        assert str(caught.value).endswith(f": '{address}'"), "of several servers, which one"
 
 
 def test_listen_port_of_a_closed_server_with_time_wait_is_free_at_once():
