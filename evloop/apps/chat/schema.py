@@ -26,6 +26,7 @@ def schema() -> dict[str, Any]:
     for definition in defs.values():
         # One line: how a docstring is indented depends on Python's version.
         definition["description"] = " ".join(definition.get("description", "").split())
+    _null_last(defs)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "evloop-chat/1",
@@ -33,6 +34,16 @@ def schema() -> dict[str, Any]:
         "anyOf": [{"$ref": _TEMPLATE.format(name=name)} for name in ("client", "server")],
         "$defs": {"client": client, "server": server, **dict(sorted(defs.items()))},
     }
+
+
+def _null_last(node: Any) -> None:
+    """Put null behind the other choices, in place: where msgspec puts it depends on its version."""
+    if isinstance(node, dict):
+        node.get("anyOf", []).sort(key=lambda choice: choice == {"type": "null"})
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            _null_last(part)
 
 
 def schema_text() -> str:
