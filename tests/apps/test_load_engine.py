@@ -386,6 +386,7 @@ def test_open_loop_of_a_duration_counts_all_that_was_planned_in_it():
     assert found["messages"] == pytest.approx(400, abs=2)
 
 
+@pytest.mark.slow
 def test_open_loop_overload_reports_what_was_not_sent():
     """A server that cannot follow the plan is not waited for without end, nor is the rest forgotten."""
     stall = threading.Event()
@@ -394,7 +395,8 @@ def test_open_loop_overload_reports_what_was_not_sent():
         stall.wait(0.01)
         return frame(payload)
 
-    outcome = run(answering(change), rate=10_000.0, in_flight=1, connections=1, count=0, duration=0.05, timeout=0.1)
+    # The timeout bounds the wait for the rest, and that for one reply of this thread, which may get no core at once.
+    outcome = run(answering(change), rate=10_000.0, in_flight=1, connections=1, count=0, duration=0.05, timeout=0.5)
     client = outcome.round["client"]
     assert client["unsent"] > 100
     assert outcome.round["messages"] + client["unsent"] + client["unanswered"] == pytest.approx(500, abs=2)
