@@ -150,11 +150,13 @@ def _first_line(option: str, path: str | None) -> str | None:
 
 async def _chat(address: evloop.Address, options: dict[str, Any], *, terminal: bool, **view: Any) -> None:
     """Connect and talk.  exits.Failure: how it ended, if not well."""
-    from evloop.apps.chat.client import Client, Disconnected, Ended, Refused
+    from evloop.apps.chat.client import Client, Disconnected, Ended, NoWelcome, Refused
 
     client = Client(address, **options)
     try:
         await client.connect()
+    except NoWelcome as exc:
+        raise exits.Failure(f"{exc}; what listens there may be no chat server", exits.TIMEOUT) from exc
     except OSError as exc:
         own = isinstance(exc, TimeoutError) and exc.errno is None
         code = exits.TIMEOUT if own else exits.CANNOT_CONNECT

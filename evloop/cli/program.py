@@ -32,7 +32,7 @@ Usage: evloop COMMAND [options]
     evloop serve echo                # terminal 1: listens on 127.0.0.1:9000
     evloop connect :9000             # terminal 2: type; answers arrive while you type
     evloop bench load :9000 -d 5s    # how fast is it?
-    evloop serve chat :9001          # and open http://127.0.0.1:9001/, or: evloop chat :9001
+    evloop serve chat 9001           # and open http://127.0.0.1:9001/, or: evloop chat :9001
 
   Serve      serve echo, serve upper, serve chat
   Use        connect, chat

@@ -26,6 +26,7 @@ from evloop.apps.chat.client import (
     Message,
     Missed,
     NotSent,
+    NoWelcome,
     OutboxFull,
     Presence,
     Refused,
@@ -581,7 +582,7 @@ def test_connect_without_a_welcome_times_out(run):
 
     async def main():
         async with PlayedServer() as server:
-            with pytest.raises(TimeoutError, match=r"no welcome from 127.0.0.1:\d+ within 0.02 s"):
+            with pytest.raises(NoWelcome, match=r"no welcome from 127.0.0.1:\d+ within 0.02 s"):
                 await Client(server.address, timeout=0.02).connect()
 
     run(main)

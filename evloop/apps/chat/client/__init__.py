@@ -5,7 +5,15 @@ Rule: nothing in this package may print, or run outside of an asyncio event loop
 
 from evloop.apps.chat.client.backoff import Backoff
 from evloop.apps.chat.client.client import Client
-from evloop.apps.chat.client.errors import ChatError, Disconnected, Ended, OutboxFull, Refused, reason_of
+from evloop.apps.chat.client.errors import (
+    ChatError,
+    Disconnected,
+    Ended,
+    NoWelcome,
+    OutboxFull,
+    Refused,
+    reason_of,
+)
 from evloop.apps.chat.client.events import (
     Entered,
     Event,
@@ -38,6 +46,7 @@ __all__ = [
     "ChatError",
     "Disconnected",
     "Ended",
+    "NoWelcome",
     "OutboxFull",
     "Refused",
     "reason_of",

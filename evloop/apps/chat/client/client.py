@@ -17,7 +17,7 @@ import evloop
 from evloop.addresses import AddressLike
 from evloop.apps.chat import wire
 from evloop.apps.chat.client.backoff import Backoff
-from evloop.apps.chat.client.errors import Disconnected, Ended, OutboxFull, Refused, reason_of
+from evloop.apps.chat.client.errors import Disconnected, Ended, NoWelcome, OutboxFull, Refused, reason_of
 from evloop.apps.chat.client.events import (
     Entered,
     Event,
@@ -151,7 +151,8 @@ class Client(Requests):
         """Connect and be welcomed; from then on the client stays connected by itself.
 
         Raises:
-            OSError: the server could not be reached; TimeoutError after *timeout*; ssl.SSLError.
+            OSError: the server could not be reached; TimeoutError after *timeout* (NoWelcome: it was);
+                ssl.SSLError.
             Refused, Ended: it could, and does not want this client.
             RuntimeError: it was called before.
         """
@@ -191,7 +192,10 @@ class Client(Requests):
             # Not wait_for(): before Python 3.12 it loses a cancellation that meets the end of what it waits for.
             await asyncio.wait([attempt], timeout=self._timeout)
             if not attempt.done():
-                raise TimeoutError(f"no welcome from {self._address} within {self._timeout:g} s")
+                within = f"from {self._address} within {self._timeout:g} s"
+                if link.transport is None:
+                    raise TimeoutError(f"no answer {within}")
+                raise NoWelcome(f"no welcome {within}")
             attempt.result()
             welcomed = True
         finally:

@@ -6,6 +6,9 @@
     ├── OutboxFull    nothing more can be queued for sending
     └── Ended         the server said goodbye, and does not want this client back
 
+    TimeoutError, an OSError as those of sockets are
+    └── NoWelcome     somebody has accepted the connection, and does not answer
+
 Rule: nothing in this file may act on an error.
 """
 
@@ -50,6 +53,10 @@ class Ended(ChatError):
         super().__init__(f"{text} ({code})")
         self.code = code
         self.text = text
+
+
+class NoWelcome(TimeoutError):
+    """The connection was made in time, and the welcome did not come: what listens there may be no chat server."""
 
 
 def reason_of(exc: BaseException | None) -> str:
