@@ -50,7 +50,7 @@ MOST_BATCH = 1024
 
 # Messages that are shown in one turn of the loop: 2 ms in rooms of five, with what is sent, which is the lag that
 # everybody else feels; or this part of all that are kept and not shown, if it is more: a loop whose turns are long has
-# to catch up.  At 20,000 messages a second a lag of 3.5 ms at p99, and with 256 one of 6 ms (bench/chat_load.py).
+# to catch up.  At 20,000 messages a second a lag of 2 to 5 ms at p99, with 256 one of 6 to 7 (bench/chat_load.py).
 SLICE = 64
 SHARE = 8
 
