@@ -99,6 +99,15 @@ def test_page_link_in_text_opens_elsewhere_without_a_referrer(browser, server):
         assert amy.count(".bubble a") == 1
 
 
+def test_page_link_ends_where_the_direction_of_text_is_turned(browser, server):
+    """What is underlined has to be where it leads: behind U+202E "gpj.exe" reads "exe.jpg"."""
+    with Voice(server.address, "eve") as eve, browser.person(url_of(server)) as amy:
+        enter(amy, "amy")
+        eve.say("http://example.org/\u202egpj.exe", "http://example.org/中文")
+        amy.wait("document.querySelectorAll('.bubble a').length === 2")
+        assert amy.texts(".bubble a") == ["http://example.org/", "http://example.org/中文"]
+
+
 # --- nothing is lost ------------------------------------------------------------------------------------------------
 
 

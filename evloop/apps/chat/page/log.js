@@ -8,7 +8,8 @@ const GROUP = 5 * 60_000; // ms; messages of one person closer than this stand t
 const AT_BOTTOM = 48; // px from the end that still count as being there
 const NEAR_TOP = 400; // px from the beginning at which the page before is fetched
 const ABOVE_LINE = 96; // px that stay visible above the unread line
-const LINK = /https?:\/\/[^\s<>"'`，。；：！？、（）【】《》“”]+/g;
+// What turns the direction of text ends a link: U+202E lets "gpj.exe" look like "exe.jpg".
+const LINK = /https?:\/\/[^\s\p{Cc}\p{Cf}<>"'`，。；：！？、（）【】《》“”]+/gu;
 const TRAILING = /[.,;:!?)\]}]+$/; // belongs to the sentence, not to the link
 
 /** Put *body* into *parent*: text, and links that are links. */
