@@ -17,7 +17,7 @@ def main() -> int:
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRA:
             raise
-        print("evloop: the command line needs click and rich: pip install 'evloop[apps]'", file=sys.stderr)  # noqa: T201
+        print("evloop: the command line needs click and rich: pip install click rich", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:  # while importing; from there on the command line has its own idea of Ctrl-C
         return 130

@@ -163,6 +163,9 @@ def warnings(options: LoadOptions, found: Round) -> list[str]:
             f"client-bound: the plan was followed {duration(client['lag_p99_ns'])} late (p99), which the response time"
             " includes"
         )
+    server = found.get("server")
+    if server is not None and server["us_per_message"] == 0:
+        lines.append(f"pid {server['pid']} used no CPU: it may be what has started the server, and not the server")
     left = client.get("unsent", 0) + client.get("unanswered", 0)
     if left:
         lines.append(

@@ -38,7 +38,7 @@ def command(files: tuple[pathlib.Path, ...], output: pathlib.Path) -> None:
     except ModuleNotFoundError as exc:
         if exc.name != "matplotlib":
             raise
-        raise exits.Failure("bench report: the pictures need matplotlib: pip install 'evloop[bench]'") from exc
+        raise exits.Failure("bench report: the pictures need matplotlib: pip install matplotlib") from exc
     except (records.NotAResult, OSError) as exc:
         raise exits.Failure(f"bench report: {exc}") from exc
     click.echo(f"{written[0]}, {(len(written) - 1) // 2} pictures")

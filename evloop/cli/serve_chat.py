@@ -170,7 +170,7 @@ def _need_extras() -> None:
     except ModuleNotFoundError as exc:
         if exc.name not in ("msgspec", "websockets"):
             raise
-        raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install 'evloop[apps]'", exits.USAGE) from None
+        raise exits.Failure(f"evloop serve chat needs {exc.name}; pip install {exc.name}", exits.USAGE) from None
 
 
 @contextlib.contextmanager

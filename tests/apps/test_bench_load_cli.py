@@ -168,6 +168,17 @@ def test_load_against_a_server_of_ours_reads_its_costs(tmp_path):
 
 
 @pytest.mark.slow
+def test_load_told_the_pid_of_another_process_says_that_it_did_nothing():
+    """The pid of a shell that has started the server is what people have at hand, and its cost is nothing."""
+    with Served("echo", ":0") as server, subprocess.Popen(["sleep", "60"]) as other:
+        pid = str(other.pid)
+        done = run_program("bench", "load", server.address, "-d", "100ms", "--warmup", "10ms", "--server-pid", pid)
+        other.kill()
+    assert done.returncode == 0, done.stderr
+    assert f"pid {pid} used no CPU: it may be what has started the server" in done.stdout.decode()
+
+
+@pytest.mark.slow
 def test_load_ctrl_c_prints_what_there_is_and_exits_130():
     """Whoever has seen enough still wants the figures."""
     with (

@@ -149,7 +149,7 @@ def test_report_without_matplotlib_names_what_to_install(tmp_path, monkeypatch, 
     records.write(tmp_path / "a.json", peers())
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run(["bench", "report", str(tmp_path / "a.json"), "-o", str(tmp_path / "out")]) == 1
-    assert capfd.readouterr().err == "evloop: bench report: the pictures need matplotlib: pip install 'evloop[bench]'\n"
+    assert capfd.readouterr().err == "evloop: bench report: the pictures need matplotlib: pip install matplotlib\n"
 
 
 def test_report_of_a_file_that_is_none_is_one_line(tmp_path, capfd):
