@@ -185,11 +185,15 @@ class DatabaseFile:
         db = sqlite3.connect(
             self._real, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=64
         )
-        # Of kill -9 both keep all that was committed; of a loss of power NORMAL loses the last commits, and no more.
-        db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
-        db.execute(f"PRAGMA journal_size_limit = {_LOG_KEEPS}")
-        db.execute(f"PRAGMA cache_size = -{_CACHE}")
+        try:
+            # Of kill -9 both keep all that was committed; of a loss of power NORMAL loses the last commits, no more.
+            db.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+            db.execute(f"PRAGMA journal_size_limit = {_LOG_KEEPS}")
+            db.execute(f"PRAGMA cache_size = -{_CACHE}")
+        except BaseException:  # the file is no database, which the first statement finds out
+            db.close()
+            raise
         return db
 
     def close(self) -> None:
