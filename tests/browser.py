@@ -76,7 +76,9 @@ class Browser:
         self._last = 0
         self._events = []
         self._open = contextlib.ExitStack()
-        self._socket = self._open.enter_context(connect(self._address(), max_size=None))  # a picture has megabytes
+        # A picture has megabytes.  Without pings: their thread draws from the global generator, which hypothesis, in a
+        # test of something else, takes for its own strategies doing so.
+        self._socket = self._open.enter_context(connect(self._address(), max_size=None, ping_interval=None))
 
     def __enter__(self):
         return self

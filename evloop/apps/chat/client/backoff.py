@@ -22,13 +22,14 @@ class Backoff:
     "Full jitter" of Brooker's study of it: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
     Args:
-        draw: returns a float, 0 <= x < 1.
+        draw: returns a float, 0 <= x < 1; None: a generator of its own.
 
     Owns: the number of failures since the last steady connection.
     """
 
-    def __init__(self, draw: Callable[[], float] = random.random) -> None:
-        self._draw = draw
+    def __init__(self, draw: Callable[[], float] | None = None) -> None:
+        # Not the global generator: programs seed that, and then all of them would come back at the same moments.
+        self._draw = random.Random().random if draw is None else draw
         self._failures = 0
 
     def delay(self, *, up: float = 0.0, at_least: float = 0.0) -> float:
