@@ -6,7 +6,8 @@ meanwhile and leave with one send.  Nothing here blocks, and nothing is held wit
 - input: the decoder's one unfinished frame, and the frames of one read while their delivery is paused;
 - output: ``Limits.high_water`` and what one callback adds; above it the connection stops reading.
 
-A connection ends through one function, ``_close`` (orderly) or ``_finish`` (at once), with one reason.
+A connection ends through one function, ``_close`` (orderly) or ``_finish`` (at once), with one reason; both are in
+``_connection_closing.py``.
 
 Rule: nothing in this file may parse bytes or know a server.
 Read next: ``_connection_deadlines.py``, ``_framing_py.py``, ``server.py``.
@@ -14,7 +15,6 @@ Read next: ``_connection_deadlines.py``, ``_framing_py.py``, ``server.py``.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import socket
@@ -25,12 +25,12 @@ from selectors import EVENT_READ, EVENT_WRITE
 from sys import maxsize
 from typing import TYPE_CHECKING, Any
 
+from evloop._connection_closing import Closing
 from evloop._connection_deadlines import SLOTS, Deadlines
 from evloop._connection_ends import Ends
 from evloop._connection_pull import PULL_SLOTS, Puller, Pulling
 from evloop._connection_share import SHARE_SLOTS, Sharing
 from evloop._connection_shared import (
-    DISCARD_BUDGET,
     FRAMES_PER_TURN,
     SEND_BUDGET,
     STATES,
@@ -39,7 +39,6 @@ from evloop._connection_shared import (
     as_they_are,
     describe,
     find_receivers,
-    flush_too_slow,
     output_alarm,
     output_too_large,
     reason_of,
@@ -52,7 +51,7 @@ from evloop.framing import FrameDecoder, Framing
 from evloop.limits import Limits
 from evloop.protocol import CoroutineProtocol, FunctionProtocol, Protocol
 from evloop.reactor import Core, Endpoint
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, queued_output, socket_of
+from evloop.sockets import PEER_GONE, WOULD_BLOCK, Accepted, socket_of
 
 if TYPE_CHECKING:
     from evloop.tls import TlsInfo
@@ -63,7 +62,7 @@ IMPLEMENTATION = "python"
 OPEN, FLUSHING, LINGERING, CLOSED = STATES
 
 
-class Connection(Deadlines, Pulling, Switching, Sharing, Ends, Endpoint):
+class Connection(Deadlines, Pulling, Switching, Sharing, Closing, Ends, Endpoint):
     """One stream of whole frames; made by a server or by ``connect()``.
 
     Attributes:
@@ -395,18 +394,6 @@ class Connection(Deadlines, Pulling, Switching, Sharing, Ends, Endpoint):
             self._close(CloseReason.PEER)
         return None
 
-    def _discard(self) -> None:
-        """Read and drop, so that the kernel has nothing to answer with a reset; end with the peer's end."""
-        try:
-            size = self._sock.recv_into(self._reactor.recv_buffer)
-        except OSError as exc:
-            if exc.errno not in WOULD_BLOCK and exc.errno != errno.EINTR:
-                self._finish()
-            return
-        self._discarded += size
-        if size == 0 or self._discarded > DISCARD_BUDGET:
-            self._finish()
-
     # --- output ------------------------------------------------------------------------------------------------
 
     def _put(self, data: bytes, frames: int) -> None:
@@ -524,104 +511,6 @@ class Connection(Deadlines, Pulling, Switching, Sharing, Ends, Endpoint):
         else:
             self._continue_soon()
 
-    # --- the end -----------------------------------------------------------------------------------------------
-
-    def _close(self, reason: CloseReason, exc: BaseException | None = None) -> None:
-        """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""
-        if self._state is not OPEN:
-            return
-        self._state = FLUSHING
-        self.close_reason, self._exc = reason, exc
-        self._leave_groups()
-        self._pending.clear()
-        self._timed, self._due = True, -inf
-        self._last_activity = self._reactor.time()
-        self._queued = None
-        self._arm(FLUSHING, self._last_activity + self._limits.flush_timeout / 2, self._flush_too_slow)
-        if self._puller is not None:
-            self._puller.closing()
-        self._update_events()
-        self._flush_unless_corked()
-
-    def _linger(self) -> None:
-        """Everything is written: FLUSHING -> LINGERING, unless there is nothing to wait for."""
-        if self._eof or not self._limits.linger or self._broken is not None:
-            return self._finish()
-        self._state = LINGERING
-        self._arm(LINGERING, self._reactor.time() + self._limits.linger, self._finish)
-        self._shutdown()
-        return self._update_events()
-
-    def _shutdown(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # not connected any more; the next read says why
-
-    def _flush_too_slow(self) -> None:
-        seconds, left, now = self._limits.flush_timeout, len(self._out), self._reactor.time()
-        queued = queued_output(self._fd)
-        if self._queued not in (None, queued):
-            self._last_activity = now  # it takes what the kernel holds, of which that tells nobody; see _ask_kernel
-        self._queued = queued
-        quiet_until = self._last_activity + seconds
-        if quiet_until > now:
-            return self._arm(FLUSHING, min(quiet_until, now + seconds / 2), self._flush_too_slow)
-        # The first cause is what counts, if there is one.
-        if self._exc is None:
-            return self._finish(CloseReason.FLUSH_TIMEOUT, flush_too_slow(left, seconds))
-        return self._finish()
-
-    def _failed_io(self, exc: OSError) -> None:
-        # A closing connection keeps its reason, unless that says that all is well: output was lost.
-        if self._state is OPEN or (self._state is FLUSHING and self._exc is None):
-            return self._finish(CloseReason.RESET if exc.errno in PEER_GONE else CloseReason.ERROR, exc)
-        return self._finish()
-
-    def _finish(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> None:
-        """Close the socket now; any state -> CLOSED.  A closing connection keeps its reason unless given a new one."""
-        if self._state is CLOSED:
-            return
-        # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
-        self._peer = self.peer
-        if self._state is CLOSED:
-            return
-        self._state = CLOSED
-        if reason is not None:
-            self.close_reason, self._exc = reason, exc
-        self._leave_groups()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._events:
-            self._events = 0
-            with contextlib.suppress(KeyError):  # aborted from inside another unregister, which was quicker
-                self._reactor.unregister(self._fd)
-        self.closed = True
-        with contextlib.suppress(OSError):  # close(2): whatever it says, the fd is gone
-            self._sock.close()
-        self._pending.clear()
-        self._out = bytearray()
-        self._decoder = None
-        self._account()
-        # Not from inside whatever called close(): a callback never runs in the middle of another one.
-        self._reactor.call_soon(self._lost)
-
-    def _lost(self) -> None:
-        reactor = self._reactor
-        reactor.dispatching, outer = True, reactor.dispatching  # what it sends to others is a batch, too
-        try:
-            # None where a factory forgot its return: that was the reason of the end, and has been told.
-            if self.protocol is not None:
-                self.protocol.connection_lost(self._exc)
-        finally:
-            reactor.dispatching = outer
-            if self._on_lost is not None:
-                self._on_lost(self, self._exc)
-            # A protocol knows its connection, as a traceback does: in a circle all would wait for the collector.
-            self.protocol = self._receive_many = self._receive_one = self._on_lost = None
-            self._exc = self._fault = self._broken = None
-
     def _account(self) -> None:
         """Tell the budget, if there is one, what has changed since the last time."""
         budget = self._budget
@@ -630,13 +519,6 @@ class Connection(Deadlines, Pulling, Switching, Sharing, Ends, Endpoint):
             if held != self._accounted:
                 change, self._accounted = held - self._accounted, held
                 budget.add(change)
-
-    def _forked(self) -> None:
-        """Let go of the copy of the socket, without a word to the peer or the protocol: both are the parent's."""
-        self._state = CLOSED
-        self.closed = self._write_eof = self._scheduled = True  # so send() raises, and nothing asks for another turn
-        self._leave_groups()
-        self._sock.close()
 
     # --- small parts -------------------------------------------------------------------------------------------
 
