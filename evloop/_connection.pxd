@@ -183,6 +183,7 @@ cdef class Connection(Endpoint):
     cdef int _output_high(self) except -1
     cdef int _keep_water_marks(self) except -1
     cdef int _write_failed(self, int number) except -1
+    cdef int _refuse(self, object fault) except -1
     cdef int _close(self, object reason, object exc) except -1
     cdef int _linger(self) except -1
     cdef int _shutdown(self) noexcept

@@ -781,7 +781,7 @@ cdef class Connection(Endpoint):
                 self._dispatch_pending()
             if self._state == OPEN and self._pending is None and not self._paused:
                 if self._fault is not None:
-                    self._close(reason_of(self._fault), self._fault)
+                    self._refuse(self._fault)
                 elif self._eof and not self._eof_told:
                     self._peer_closed()
             whole = True
@@ -1378,7 +1378,16 @@ cdef class Connection(Endpoint):
             return self._failed_io(self._broken)
         return self._continue_soon()
 
-    # --- the end -----------------------------------------------------------------------------------------------
+    # --- the end: the twin of _connection_closing.py --------------------------------------------------------------
+
+    cdef int _refuse(self, object fault) except -1:
+        """Close for what the decoder has raised; of a framing a protocol may have a last word."""
+        if self._exc is None and isinstance(fault, FramingError) and hasattr(self.protocol, "framing_error"):
+            self._exc = fault  # told once, though the callback may read on, or raise an exit
+            self._dispatch("framing_error", (fault,))
+            if self.close_reason is CloseReason.LOCAL:  # close(), which comes anyway: the fault stays what ended it
+                self.close_reason, self._exc = reason_of(fault), fault
+        return self._close(reason_of(fault), fault)
 
     cdef int _close(self, object reason, object exc) except -1:
         """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from evloop._connection_shared import DISCARD_BUDGET, STATES, flush_too_slow
+from evloop._connection_shared import DISCARD_BUDGET, STATES, flush_too_slow, reason_of
 from evloop.addresses import Address
-from evloop.errors import CloseReason
+from evloop.errors import CloseReason, FramingError, TlsError
 from evloop.sockets import PEER_GONE, WOULD_BLOCK, queued_output
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Closing:
         _queued: int | None
         _timer: TimerHandle | None
         _arm: Callable[..., None]
+        _dispatch: Callable[..., Any]
+        _tell: Callable[..., Any]
         _leave_groups: Callable[[], None]
         _update_events: Callable[[], None]
         _flush_unless_corked: Callable[[], None]
@@ -72,6 +74,15 @@ class Closing:
 
         @property
         def peer(self) -> Address | None: ...
+
+    def _refuse(self, fault: FramingError | MemoryError | TlsError) -> None:
+        """Close for what the decoder, or TLS below it, has raised; of a framing a protocol may have a last word."""
+        if self._exc is None and isinstance(fault, FramingError) and hasattr(self.protocol, "framing_error"):
+            self._exc = fault  # told once, though the callback may read on, or raise an exit
+            self._dispatch(self._tell, "framing_error", fault)
+            if self.close_reason is CloseReason.LOCAL:  # close(), which comes anyway: the fault stays what ended it
+                self.close_reason, self._exc = reason_of(fault), fault
+        self._close(reason_of(fault), fault)
 
     def _close(self, reason: CloseReason, exc: BaseException | None = None) -> None:
         """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""

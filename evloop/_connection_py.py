@@ -41,7 +41,6 @@ from evloop._connection_shared import (
     find_receivers,
     output_alarm,
     output_too_large,
-    reason_of,
     reset_on_close,
 )
 from evloop._connection_switch import Switching
@@ -330,7 +329,7 @@ class Connection(Deadlines, Pulling, Switching, Sharing, Closing, Ends, Endpoint
                 self._dispatch(self._deliver)
             if self._state is OPEN and not self._pending and not self._paused:
                 if self._fault is not None:
-                    self._close(reason_of(self._fault), self._fault)
+                    self._refuse(self._fault)
                 elif self._eof and not self._eof_told:
                     self._peer_closed()
         except BaseException:

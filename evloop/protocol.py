@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evloop.connection import Connection
+    from evloop.errors import FramingError
 
 Handler = Callable[["Connection", Any], object]
 
@@ -41,6 +42,16 @@ class Protocol:
         what was sent has been flushed.
         """
         return None
+
+    def framing_error(self, exc: FramingError) -> None:
+        """Called at most once, when the peer's bytes are no frame: with everything before them delivered.
+
+        The last word, such as an error message: what is sent in here is flushed, and then the connection is closed in
+        good order (as by ``close()``: within ``Limits.flush_timeout`` and ``linger``) for *exc*, whatever this does;
+        ``abort()`` and ``close_for()`` keep their reasons.  Not called for a stream that ends inside a frame
+        (:class:`TruncatedFrame`): whoever has sent its end is not told what was wrong with it.  A protocol that is no
+        subclass of this one may do without.
+        """
 
     def pause_writing(self) -> None:
         """Called when the output exceeds ``Limits.high_water``: send no more until ``resume_writing``."""
