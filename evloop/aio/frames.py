@@ -109,6 +109,13 @@ class BufferedFrames(asyncio.BufferedProtocol):
         """
         return None
 
+    def framing_error(self, exc: FramingError) -> None:
+        """Called at most once, when the peer's bytes are no frame, with all frames before them delivered.
+
+        What it sends is flushed, and then the connection is closed for *exc*, whatever this does.  An asyncio transport
+        does not read on while it closes: a peer that is still sending may see a reset.
+        """
+
     def pause_writing(self) -> None:
         """Called when the transport's output exceeds its high-water mark: send no more until ``resume_writing``."""
 
@@ -257,7 +264,7 @@ class BufferedFrames(asyncio.BufferedProtocol):
             self._dispatch(self._deliver)
         if not (self._pending or self._paused or self._closing):
             if self._fault is not None:
-                self._end(self._fault)
+                self._refuse(self._fault)
             elif self._eof and not self._eof_told:
                 self._tell_eof()
         self._update_reading()
@@ -277,6 +284,13 @@ class BufferedFrames(asyncio.BufferedProtocol):
                 return
         if pending:
             self._continue_soon()
+
+    def _refuse(self, fault: FramingError | MemoryError) -> None:
+        """Close for what the decoder has raised; of a framing the subclass may have a last word."""
+        if self._exc is None and isinstance(fault, FramingError):
+            self._exc = fault  # told once, though the callback may raise an exit
+            self._dispatch(type(self).framing_error, self, fault)
+        self._end(fault)
 
     def _tell_eof(self) -> bool | None:
         """Tell of the peer's end of the stream, with everything before it delivered."""
