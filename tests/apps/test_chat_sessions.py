@@ -338,8 +338,32 @@ def test_frame_above_every_bound_is_refused_at_its_header(chat):
     """Half a gigabyte is announced; nothing is allocated, and the others go on."""
     amy, bad = chat.client("amy"), chat.client("bad")
     bad.peer.write(b"\x20\0\0\0{")
+    assert str(1 << 29) in bad.hear("err", code="too_big")["text"]
+    assert "reconnect" not in bad.hear("bye", code=3505)
     assert bad.ended() == []
     assert amy.ask("ping")["t"] == "pong"
+    assert (chat.hub.stats()["bye_3505"], len(chat.hub.sessions)) == (1, 1), "such a session is not held"
+    assert chat.server.server.stats()["closed_frame_too_large"] == 1
+
+
+@pytest.mark.parametrize("size", [wire.MAX_REPLY, wire.MAX_REPLY + 1])
+@pytest.mark.parametrize("codec", [wire.JSON, wire.MSGPACK], ids=["json", "msgpack"])
+def test_frame_of_any_length_above_the_bound_is_told_and_hung_up_on(chat, codec, size):
+    """Read or not, the client cannot see the difference: the same two messages, in its encoding."""
+    bad = chat.client("bad", codec=codec)
+    bad.peer.write(size.to_bytes(4, "big") + b"x" * (size if size <= wire.MAX_REPLY else 7))
+    assert str(size) in bad.hear("err", code="too_big")["text"]
+    bad.hear("bye", code=3505)
+    assert bad.ended() == []
+
+
+def test_frame_of_a_stranger_above_every_bound_is_told_in_json(chat):
+    """Its encoding is not known yet, and its first bytes are looked at without a framing."""
+    client = chat.client()
+    client.peer.write(b"\x20\0\0\0{")
+    client.hear("err", code="too_big")
+    client.hear("bye", code=3505)
+    assert client.ended() == []
 
 
 def test_fault_of_a_handler_is_answered_and_logged(chat, monkeypatch, caplog):

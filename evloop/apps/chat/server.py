@@ -78,6 +78,11 @@ class FramedMember(evloop.Protocol):
         """Close once what was sent is flushed."""
         self.conn.close()
 
+    def framing_error(self, exc: evloop.FramingError) -> None:
+        """Refuse a frame that is not even read; who spoke another protocol could make nothing of an answer."""
+        if isinstance(exc, evloop.FrameTooLarge) and exc.looks_like is None:
+            self.session.too_big(exc.length)
+
     def pause_writing(self) -> None:
         """The client does not take what it is sent."""
         self.session.choked()

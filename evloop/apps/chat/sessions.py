@@ -37,9 +37,9 @@ MAX_BAD = 3
 class Transport(Protocol):
     """What carries the messages of one session; all in the reactor's thread.
 
-    It makes the session with ``hub.connected(transport)``, calls ``session.message(payload)`` for each message,
-    ``session.choked()`` and ``session.relieved()`` when its output is above and down to the marks, and
-    ``session.lost()`` once at the end.
+    It makes the session with ``hub.connected(transport)``, calls ``session.message(payload)`` for each message, or
+    ``session.too_big(size)`` for one that it does not read, ``session.choked()`` and ``session.relieved()`` when its
+    output is above and down to the marks, and ``session.lost()`` once at the end.
 
     Attributes:
         conn: the connection, for the groups.  ``conn.send()`` takes what the variant's `payload` returns.
@@ -169,6 +169,12 @@ class Session:
             gathered.end()
         return None
 
+    def too_big(self, size: int) -> None:
+        """Refuse a message of *size* bytes, which may not have been read, and close."""
+        detail = f"a message of {size} bytes exceeds {MAX_MESSAGE}"
+        self.error(None, "too_big", detail)
+        self.bye(wire.PROTOCOL, detail)
+
     def choked(self) -> None:
         """The output is above the connection's ``high_water``."""
         self.hub.choked[self] = self.hub.tick
@@ -268,9 +274,7 @@ class Session:
 
     def _odd_size(self, size: int) -> None:
         if size:
-            detail = f"a message of {size} bytes exceeds {MAX_MESSAGE}"
-            self.error(None, "too_big", detail)
-            return self.bye(wire.PROTOCOL, detail)
+            return self.too_big(size)
         self.heard = self.hub.tick  # an empty frame is a sign of life
         return None
 
