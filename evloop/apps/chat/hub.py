@@ -240,18 +240,23 @@ class Hub:
             self.idle[room.name] = room
             self.idle.move_to_end(room.name)
 
-    def with_room(self, name: str, then: Callable[[Room | None], None]) -> None:
-        """Call *then*, now or later, with the room or conversation *name*, made or loaded; None: it cannot be had."""
+    def with_room(self, name: str, then: Callable[[Room | None], None]) -> bool:
+        """Call *then* with the room or conversation *name*, made or loaded; None: it cannot be had.
+
+        Return whether it was called; False: it will be, when the store has answered.
+        """
         room = self.rooms.get(name)
-        if room is not None:
-            return then(room)
-        waiting = self._loading.get(name)
-        if waiting is not None:
-            return waiting.append(then)
-        if len(self.rooms) + len(self._loading) >= self.limits.rooms and not self._let_go():
-            return then(None)
-        self._loading[name] = [then]
-        return self.store.load(name, lambda loaded: self._loaded(name, loaded))
+        if room is None:
+            waiting = self._loading.get(name)
+            if waiting is not None:
+                waiting.append(then)
+                return False
+            if len(self.rooms) + len(self._loading) < self.limits.rooms or self._let_go():
+                self._loading[name] = [then]
+                self.store.load(name, lambda loaded: self._loaded(name, loaded))
+                return name not in self._loading
+        then(room)
+        return True
 
     def _loaded(self, name: str, loaded: Loaded | None) -> None:
         room: Room | None = None
@@ -423,7 +428,7 @@ class Hub:
         ping, dead, tick = self.limits.ping_after, self.limits.dead_after, self.tick
         silent = [session for session in self.sessions.values() if tick - session.heard >= ping]
         for session in silent:
-            if session.conn is None:
+            if session.conn is None or session.waits:
                 continue
             if tick - session.heard >= dead:
                 session.bye(wire.NO_PONG)

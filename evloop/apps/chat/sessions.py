@@ -12,6 +12,7 @@ Read next: ``requests.py``, which answers the messages; ``hub.py``, which knows 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evloop.apps.chat import wire
@@ -101,11 +102,13 @@ class Session:
         heard, pinged: the hub's tick at the last message, and when it was last asked for one.
         typed: the time of the last `typing` that was passed on.
         joins: the bucket for what many are told of; None: no bound.
+        waits: True while nothing more is answered, since a room is being loaded for the last request.
     """
 
     __slots__ = (
         *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
-        *("typed", "joins", "_decode", "_payload", "_handlers", "_bad", "_bucket", "_codec"),
+        *("typed", "joins", "waits", "_decode", "_payload", "_handlers", "_bad", "_bucket", "_codec"),
+        *("_holds", "_unread", "_kept"),
     )
 
     def __init__(self, hub: Hub, transport: Transport) -> None:
@@ -128,6 +131,10 @@ class Session:
         self._bad = 0
         self._bucket = Bucket(limits.rate, limits.burst, now) if limits.rate else None
         self.joins = Bucket(limits.join_rate, limits.join_burst, now) if limits.rate else None
+        self.waits = False
+        self._holds = 0  # how many reasons there are to read nothing
+        self._unread: Iterator[bytes] = iter(())  # what the present read has beside the message that is being answered
+        self._kept: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Session {self.sid or '?'} {self.state} {self.user}>"
@@ -162,8 +169,9 @@ class Session:
             return self.message(payloads[0])
         gathered = self.hub.gathered
         gathered.sender = self
+        self._unread = unread = iter(payloads)
         try:
-            for payload in payloads:
+            for payload in unread:
                 self.message(payload)
         finally:
             gathered.end()
@@ -232,6 +240,28 @@ class Session:
         self.state = state
         self.transport = self.conn = None
         self._handlers = {}
+        self.waits, self._kept = False, []
+
+    def wait(self) -> None:
+        """Answer nothing more until :meth:`go_on`: what comes next may build on the request that is not done yet.
+
+        Nothing more is read of this one client meanwhile; what came in the same read is kept, at most 256 KiB.
+        """
+        self.waits = True
+        self._kept.extend(self._unread)  # which ends the loop that takes from it
+        self._hold()
+
+    def go_on(self) -> None:
+        """Answer again, what was kept first.  Nothing happens if it does not wait."""
+        if not self.waits:
+            return
+        self.waits = False
+        self.heard = self.hub.tick  # nobody listened
+        kept, self._kept = self._kept, []
+        try:
+            self.messages(kept)
+        finally:
+            self._release()
 
     def take_over(self, held: Session) -> None:
         """Be *held* from now on, which is ENDED by that: its user, rooms, key, and what its client may still send."""
@@ -283,9 +313,16 @@ class Session:
         pause = bucket.take(self.hub.reactor.time())
         if pause > 0.0 and self.transport is not None:
             self.hub.throttled += 1
-            self.transport.pause_reading()
-            self.hub.reactor.call_later(pause, self._read_again, self.transport)
+            self._hold()
+            self.hub.reactor.call_later(pause, self._release)
 
-    def _read_again(self, transport: Transport) -> None:
-        if self.transport is transport:
-            transport.resume_reading()
+    def _hold(self) -> None:
+        """Read nothing until :meth:`_release`; as often as there are reasons."""
+        self._holds += 1
+        if self._holds == 1 and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _release(self) -> None:
+        self._holds -= 1
+        if not self._holds and self.transport is not None:
+            self.transport.resume_reading()
