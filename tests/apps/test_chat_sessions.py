@@ -231,6 +231,40 @@ def test_token_hook_that_fails_is_a_fault_of_the_server(chats, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_token_that_was_revoked_does_not_resume(chats):
+    """The key outlives the token, and it is the token that says whether somebody is still wanted."""
+    good = {"t1": "amy", "t2": "amy", "t3": "bob"}
+
+    def authenticate(hello, host):
+        if hello.token is not None and hello.token not in good:
+            raise AuthFailed("revoked")
+        return good.get(hello.token)
+
+    chat = chats(authenticate=authenticate)
+    amy = chat.client()
+    amy.hello(token="t1")
+    chat.lose(amy)
+    again = chat.client()
+    assert again.hello(resume=amy.resume, token="t2")["resumed"] is True, "another token of the same account"
+    chat.lose(again)
+    for fields in ({"token": "t3"}, {}):
+        other = chat.client().hello(resume=amy.resume, **fields)
+        assert other["resumed"] is False and other["user"] != "u-amy"
+    del good["t1"]
+    late = chat.client().tell("hello", v=1, client="t", resume=amy.resume, token="t1", ref=7)
+    late.hear("bye", code=3500, ref=7)
+    assert late.ended() == []
+
+
+def test_guest_of_a_server_with_tokens_resumes_by_the_key_alone(chats):
+    """The password was said when the session began, and a page that is loaded again does not know it any more."""
+    chat = chats(authenticate=lambda hello, host: hello.token, password="pw")
+    amy = chat.client()
+    amy.hello("amy", password="pw")
+    chat.lose(amy)
+    assert chat.client().hello(resume=amy.resume)["resumed"] is True
+
+
 # --- signs of life ------------------------------------------------------------------------------------------------
 
 

@@ -31,18 +31,19 @@ def hello(session: Session, request: wire.Hello) -> None:
     session.lang = language(request.lang)
     if not request.min <= wire.VERSION <= request.v:
         return session.bye(wire.BAD_VERSION, ref=request.ref, server_min=wire.VERSION, server_max=wire.VERSION)
-    if resume is not None and hub.resume(session, resume.sid, resume.key):
-        return _welcome(session, request, resumed=True)
     assert session.transport is not None
     try:
         account = None if hub.authenticate is None else hub.authenticate(request, session.transport.host)
     except AuthFailed as exc:
         logger.info("chat: token of %s refused: %s", session.transport.host or "a local peer", exc)
         return session.bye(wire.AUTH, ref=request.ref)
+    # The key alone takes up a guest's session, the password was said when it began; an account's takes its token, too.
+    if resume is not None and hub.resume(session, resume, _user_id(account, resume.key)):
+        return _welcome(session, request, resumed=True)
     if account is None and not hub.admits(request):
         return session.bye(wire.AUTH, ref=request.ref)
     key = names.new_key() if resume is None or account is not None else resume.key
-    user_id = names.guest_id(key) if account is None else names.account_id(account)
+    user_id = _user_id(account, key)
     user = hub.users.get(user_id)
     if user is None:
         nick = _first_nick(session, request, account)
@@ -51,6 +52,10 @@ def hello(session: Session, request: wire.Hello) -> None:
         user = User(user_id, nick, hub.recent_of(user_id))
     hub.welcome(session, user, key)
     return _welcome(session, request, resumed=False)
+
+
+def _user_id(account: str | None, key: str) -> str:
+    return names.guest_id(key) if account is None else names.account_id(account)
 
 
 def _first_nick(session: Session, request: wire.Hello, account: str | None) -> str | None:

@@ -35,8 +35,9 @@ TICK = 1.0
 # Ticks between two looks at the idle ones: 10,000 of them take about a millisecond.
 IDLE_TICKS = 5
 
-# What is called with ``hello`` and the peer's address to say who somebody is: returns the name of the account, or None
-# for a guest, or raises AuthFailed.  It is called in the reactor's thread and must not block.
+# What is called with each ``hello``, one that resumes a session as well, and the peer's address to say who somebody is:
+# returns the name of the account, or None for a guest, or raises AuthFailed.  It is called in the reactor's thread and
+# must not block.
 Authenticate = Callable[[wire.Hello, str], "str | None"]
 
 
@@ -147,10 +148,12 @@ class Hub:
         self._departed.pop(user.id, None)
         self._open(session)
 
-    def resume(self, session: Session, sid: str, key: str) -> bool:
-        """Let a stranger take up the session *sid*, if it is there and the key is right."""
-        old = self.sessions.get(sid)
-        if old is None or not hmac.compare_digest(old.key.encode(), key.encode()):
+    def resume(self, session: Session, resume: wire.Resume, user_id: str) -> bool:
+        """Let a stranger, *user_id*, take up the session that is meant, if it is there, theirs, and has this key."""
+        old = self.sessions.get(resume.sid)
+        if old is None or not hmac.compare_digest(old.key.encode(), resume.key.encode()):
+            return False
+        if old.user is None or old.user.id != user_id:
             return False
         if old.state is OPEN:
             # Its connection is one that nobody has told is dead; or two tabs of a browser, of which the later goes on.

@@ -108,7 +108,8 @@ class ChatServer:
         password: what `hello` must have; "": nothing.
         authenticate: ``authenticate(hello, host)``, called in the reactor's thread and not to block: returns the name
             of the account that ``hello.token`` shows (at most 64 characters, no ``@``, no ``/``), or None for a guest,
-            who needs the password if there is one; or raises :class:`AuthFailed`.
+            who needs the password if there is one; or raises :class:`AuthFailed`.  It is asked again when a session is
+            resumed: a token must be good for as long as its owner may come back, and no longer.
         motd: the greeting in `welcome`.
         lang: the language of texts (``"en"``, ``"zh"``) until `hello` has said another.
         node: the name of this server, which session ids begin with.
