@@ -190,6 +190,16 @@ def test_batch_of_any_size_is_written_whole(path, count):
         assert seqs_of(db, 1) == list(range(1, count + 1))
 
 
+def test_repeat_in_a_late_part_of_a_batch_loses_nothing_of_the_parts_before(path):
+    """A batch is several statements, and the one at fault undoes all of them: they are written again, row by row."""
+    with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
+        sqlite_file.write(db, [row(1, 1, cid="c")])
+        outcome = sqlite_file.write(db, [*(row(2, seq) for seq in range(1, MOST_ROWS + 5)), row(1, 2, cid="c")])
+        assert list(outcome.kept) == list(range(MOST_ROWS + 4)) and not outcome.failed
+        assert [(index, first.seq) for index, first in outcome.repeats] == [(MOST_ROWS + 4, 1)]
+        assert seqs_of(db, 2) == list(range(1, MOST_ROWS + 5)) and seqs_of(db, 1) == [1]
+
+
 def row(room, seq, body="x", ts=1, state=None, cid=None):
     return Row(room, f"room{room}", "e", state, "g-1", Msg(seq=seq, ts=ts, sender="amy", body=body, cid=cid))
 
