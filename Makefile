@@ -84,6 +84,12 @@ bench-output:         ## what ADR 0007 decides by: writev or a copy, a reference
 	@mkdir -p build
 	@$${CC:-cc} -O2 -o build/output_cost bench/output_cost.c && build/output_cost
 
+.PHONY: bench-ways
+bench-ways:           ## what ADR 0015 decides by: the load's system calls done otherwise (ARGS=rounds)
+	@mkdir -p build
+	@$${CC:-cc} -O2 -o build/epoll_echo evloop/bench/rivals/epoll_echo.c
+	@$${CC:-cc} -O2 -o build/load_ways bench/load_ways.c && build/load_ways build/epoll_echo $(ARGS)
+
 annotate: build       ## Cython's annotated HTML of the extensions, to look at the hot functions
 	EVLOOP_ANNOTATE=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
 	@echo build/cython/evloop/_framing.html
