@@ -409,13 +409,12 @@ static void measure(void)
     uint64_t load0 = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), server0 = cpu_of_server();
     begin = now();
     uint64_t end = opt.messages ? UINT64_MAX : begin + (uint64_t)(opt.seconds * 1e9), at = begin;
-    while (opt.messages ? replies < opt.messages : (at = now()) < end)
-        turn(end);
+    /* A server that had no core all the time has not failed: the interval lasts until something can be counted. */
+    while (opt.messages ? replies < opt.messages : (at = now()) < end || !replies)
+        turn(at < end ? end : at + 100000000);
     double seconds = (double)(now() - begin) / 1e9;
     double server_cpu = (double)(cpu_of_server() - server0) / 1e9;
     double load_cpu = (double)(nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - load0) / 1e9;
-    if (!replies)
-        quit(TIMEOUT, "no reply in %g s", seconds);
     draining = 1;
     for (uint32_t i = 0; i < opt.connections; i++) /* what is in flight still has to come back right */
         while (conns[i].fd >= 0 && (conns[i].received < conns[i].sent || conns[i].blocked))

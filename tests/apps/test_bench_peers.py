@@ -218,6 +218,23 @@ def test_load_server_that_answers_wrong_is_named(programs, behave, options, code
     assert (found, said in text) == (code, True), text
 
 
+def test_load_interval_without_a_reply_lasts_until_one_has_come(programs):
+    """A server that got no core for a tenth of a second, on a busy machine, is slow and has not failed."""
+
+    def late(sock, message):
+        with contextlib.suppress(ConnectionError):  # the load resets when it has what it wants
+            while message:
+                sock.sendall(message)
+                message = sock.recv(65536)
+                threading.Event().wait(0.01)
+
+    with impostor(late) as address:
+        command = [programs.load, "-d", "0.001", "-w", "0", address]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["messages"] >= 1
+
+
 def test_load_nobody_listening_exits_3(programs):
     """A benchmark script has to tell a dead server from a wrong one."""
     with socket.socket() as sock:
@@ -282,6 +299,33 @@ def test_run_server_that_dies_at_once_is_told_with_its_last_words(programs, tmp_
     script.write_text("raise SystemExit('no luck today')")
     with pytest.raises(RunFailed, match="broken did not start: no luck today"):
         run(parse_case("c1p1s1"), Rival("broken", str(script)), programs, 0.1)
+
+
+@pytest.fixture
+def scripted(programs, tmp_path):
+    """Return a function that puts a shell script in the place of the load."""
+
+    def replaced(text):
+        script = tmp_path / "load"
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o755)
+        return programs._replace(load=script)
+
+    return replaced
+
+
+def test_run_load_that_does_not_end_fails_the_row_alone(monkeypatch, scripted):
+    """After forty minutes of a comparison one load that hangs must cost one row."""
+    monkeypatch.setattr(peers_run, "GRACE", 0.05)
+    with pytest.raises(RunFailed, match="not done 0.05 s after its time"):
+        run(parse_case("c1p1s1"), RIVALS["c"], scripted("exec sleep 60"), 0.1)
+
+
+def test_run_idle_load_that_dies_between_its_steps_is_told_with_its_last_words(scripted):
+    """A pipe without a reader is the load's failure, and not the comparison's."""
+    dying = scripted("""echo '{"connections": 100}'; echo 'no more files' >&2; exit 1""")
+    with pytest.raises(RunFailed, match="exit 1: no more files"):
+        run(parse_case("idle"), RIVALS["c"], dying, 0.1)
 
 
 def test_build_without_compiler_names_gcc(monkeypatch, tmp_path):
