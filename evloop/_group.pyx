@@ -192,7 +192,7 @@ cdef class Group(Membership):
                 self._fill_holes()
         try:
             if others:
-                count += spread(others, for_others)
+                count += spread(others, for_others, self._others)
         finally:
             if above or starved:
                 keep_bounds(above, starved)

@@ -102,7 +102,7 @@ class Group:
 
     def _send_all(self, payloads: list[Any], exclude: Connection | None) -> int:
         takers = self._takers(exclude) if payloads else []
-        return spread(takers, encode(takers, payloads))
+        return spread(takers, encode(takers, payloads), self)
 
     def _takers(self, exclude: Connection | None) -> list[Connection]:
         """Return to whom what is sent now goes, in this time's order."""
@@ -136,14 +136,15 @@ def _encoded(framing: Framing | None, payloads: list[Any]) -> tuple[bytes, list[
     return b"".join(parts), parts
 
 
-def spread(takers: Iterable[Connection], found: Encoded) -> int:
+def spread(takers: Iterable[Connection], found: Encoded, group: Group) -> int:
     """Append to the output of each, then keep the bounds of those that are above one; return how many they were."""
-    count = 0
+    count, members = 0, group._places
     above: list[Connection] = []
     starved: list[tuple[Connection, MemoryError]] = []
     for conn in takers:
         try:
-            if conn._takes_shared():  # still: to allocate may run a collection, and that any code
+            # Both are asked anew for each: to allocate may run a collection, and that any code.
+            if conn in members and conn._takes_shared():
                 if conn._share(*found[id(conn.framing)]):
                     above.append(conn)
                 count += 1
