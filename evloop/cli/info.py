@@ -18,6 +18,7 @@ import click
 import evloop
 import evloop.connection
 import evloop.framing
+import evloop.group
 import evloop.reactor
 from evloop.cli.commands import Command
 from evloop.cli.options import verbosity_options
@@ -66,6 +67,7 @@ def collect() -> dict[str, Any]:
             "framing": evloop.framing.IMPLEMENTATION,
             "reactor": evloop.reactor.IMPLEMENTATION,
             "connection": evloop.connection.IMPLEMENTATION,
+            "group": evloop.group.IMPLEMENTATION,
         },
         "limits": {
             "open_files_soft": _number(soft),

@@ -19,7 +19,7 @@ def test_info_json_has_the_facts_of_this_process():
     assert (result.returncode, result.stderr) == (0, b"")
     assert list(facts) == ["versions", "system", "implementations", "limits", "advice"]
     assert facts["versions"]["evloop"] == evloop.__version__
-    assert set(facts["implementations"]) == {"framing", "reactor", "connection"}
+    assert set(facts["implementations"]) == {"framing", "reactor", "connection", "group"}
     assert facts["limits"]["open_files_soft"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
