@@ -324,12 +324,47 @@ def test_wrong_file_is_refused_with_its_name(path, tmp_path):
         ("other", "of another program"),
         ("chat.db", "has schema 2, and this version knows 1"),
         ("missing/chat.db", "No such file or directory"),
-        (".", "irectory"),
+        (".", "is not a regular file"),
     ):
         with pytest.raises(StoreError, match=text):
             SqliteStore(tmp_path / name)
     with contextlib.closing(sqlite3.connect(tmp_path / "other")) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("", "the name of the file is empty"), ("folder", "folder is not a regular file"), ("pipe", "not a regular")],
+)
+def test_name_that_can_be_no_file_is_told_and_leaves_nothing(tmp_path, monkeypatch, name, text):
+    """`--db "$DB"` with DB unset: the lock of nothing would lie beside the folder."""
+    folder = tmp_path / "here"
+    (folder / "folder").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    monkeypatch.chdir(folder)
+    with pytest.raises(StoreError, match=text):
+        SqliteStore(name)
+    assert sorted(os.listdir(folder)) == ["folder", "pipe"] and os.listdir(tmp_path) == ["here"]
+
+
+def test_store_that_runs_out_of_descriptors_keeps_none(path):
+    """At each place where the next one is refused: what was opened before it is closed, and the lock is gone."""
+    SqliteStore(path).release()
+    before = set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused, store = 0, None
+    while store is None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + refused, hard))
+        try:
+            store = SqliteStore(path)
+        except StoreError:  # whose traceback keeps all that was not closed
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert set(os.listdir("/proc/self/fd")) == before, refused
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    store.release()
+    assert refused >= 4
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -10,6 +10,7 @@ Rule: nothing in this file may run SQL.  Read next: ``sqlite_file.py``, ``store.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -121,16 +122,21 @@ class SqliteStore:
             raise ValueError(f"{pending=}, {keep=}, {room_keep=} and {tail=} must be > 0")
         self._pending, self._keep, self._tail = pending, keep, tail
         self._file = DatabaseFile(path, durable=durable)
-        try:
-            with _Closing(self._file.connect()) as db:
-                sqlite_file.forget_rooms(db, _now() - int(keep * 1000))
-                self._next_room = sqlite_file.next_room(db)
-                self._talks = Talks(sqlite_file.conversations(db, MOST_TALKS))
-            self._writer = Worker("chat-writer", Writing(self._file.connect(), keep, room_keep))
-            self._reader = Worker("chat-reader", Reading(self._file.connect()))
-        except sqlite3.Error as exc:
-            self._file.close()
-            raise StoreError(f"cannot use {self._file.path}: {exc}") from exc
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._file.close)
+            try:
+                with contextlib.closing(self._file.connect()) as db:
+                    sqlite_file.forget_rooms(db, _now() - int(keep * 1000))
+                    self._next_room = sqlite_file.next_room(db)
+                    self._talks = Talks(sqlite_file.conversations(db, MOST_TALKS))
+                for_writer, for_reader = (
+                    undo.enter_context(contextlib.closing(self._file.connect())) for _ in range(2)
+                )
+            except sqlite3.Error as exc:
+                raise StoreError(f"cannot use {self._file.path}: {exc}") from exc
+            undo.pop_all()
+        self._writer = Worker("chat-writer", Writing(for_writer, keep, room_keep))
+        self._reader = Worker("chat-reader", Reading(for_reader))
         self._queue: list[tuple[Entry, Kept, RoomState | None]] = []
         self._flying: list[tuple[Entry, Kept, RoomState | None]] = []
         self._kept: deque[Entry] = deque()  # and not shown yet
@@ -378,19 +384,6 @@ class Talks:
 
 
 # --- the threads --------------------------------------------------------------------------------------------------
-
-
-class _Closing:
-    """Closes a connection at the end of a ``with``: a connection's own context manager only commits."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self._db
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._db.close()
 
 
 class Writing:

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -166,6 +165,7 @@ class DatabaseFile:
         self._durable = durable
         self._lock = -1
         try:
+            self._refuse_odd()
             self._lock = _locked(self._real + ".lock", self.path)
             _make(self._real)
             with contextlib.closing(self.connect()) as db:
@@ -201,6 +201,13 @@ class DatabaseFile:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _refuse_odd(self) -> None:
+        """StoreError: it is there, and can be no database; said now, or a lock would be left beside it."""
+        if not self.path:
+            raise StoreError("the name of the file is empty")
+        if os.path.exists(self._real) and not os.path.isfile(self._real):
+            raise StoreError(f"{self.path} is not a regular file")
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         application, schema = (
@@ -240,12 +247,7 @@ def _locked(lock: str, path: str) -> int:
 
 def _make(path: str) -> None:
     """Make the file *path*, for this user alone, unless it is there.  SQLite gives its log the same mode."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise StoreError(f"{path} is not a regular file")
-    finally:
-        os.close(fd)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
