@@ -57,11 +57,10 @@ class Peer:
     async def welcome(self, nick="amy", **changes):
         """Take the hello, and welcome whoever it is; return the hello."""
         hello = await self.expect(wire.Hello)
-        fields = {"sid": "n1-1", "resume_key": "0" * 32, "resumed": False, "ping_s": 25, **changes}
+        fields = {"v": 1, "sid": "n1-1", "resume_key": "0" * 32, "resumed": False, "ping_s": 25, **changes}
         self.send(
             wire.Welcome(
                 ref=hello.ref,
-                v=1,
                 server="test",
                 node="n1",
                 nick=nick,

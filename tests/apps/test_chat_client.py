@@ -528,6 +528,90 @@ def test_room_that_refuses_after_a_loss_is_told_as_left(run):
     run(main)
 
 
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_bye_that_says_to_come_back_is_obeyed_in_front_of_the_first_welcome_too(run, reconnect):
+    """A server is being restarted as we come: it says so, and then nobody is there for a moment."""
+
+    async def main():
+        async with PlayedServer() as server:
+            client = Client(server.address, "amy", backoff=Backoff(**AT_ONCE))
+            connecting = asyncio.ensure_future(client.connect())
+            peer = await server.accept()
+            hello = await peer.expect(wire.Hello)
+            asked = asyncio.get_running_loop().time()
+            bye = wire.Bye(ref=hello.ref, code=wire.SHUTDOWN, text="stops", reconnect=reconnect, after_ms=50)
+            peer.send(bye)
+            await peer.ended()
+            peer = await server.accept()
+            assert asyncio.get_running_loop().time() - asked >= 0.049
+            await peer.reset()
+            again = await server.accept()
+            await again.welcome()
+            await connecting
+            assert client.state == "connected"
+            await again.reset()
+            again = await server.accept()
+            await again.expect(wire.Hello)
+            again.send(wire.Bye(code=wire.SHUTDOWN, text="stops", reconnect=reconnect, after_ms=30))
+            await again.ended()
+            async for event in client.events():
+                if isinstance(event, Status) and event.retry_in == 0.03:
+                    assert event.reason == "stops (3001)"
+                    break
+            await client.close()
+
+    run(main)
+
+
+def test_server_that_says_to_come_back_and_does_not_is_given_up_in_time(run):
+    """The first connection is somebody's who waits for it."""
+
+    async def main():
+        async with PlayedServer() as server:
+            client = Client(server.address, "amy", timeout=0.2, backoff=Backoff(**AT_ONCE))
+            connecting = asyncio.ensure_future(client.connect())
+            peer = await server.accept()
+            await peer.expect(wire.Hello)
+            peer.send(wire.Bye(code=wire.SHUTDOWN, text="stops", reconnect=True, after_ms=1000))
+            with pytest.raises(Disconnected, match=r"not welcomed within 0.2 s: stops \(3001\)"):
+                await connecting
+            assert client.state == "closed"
+
+    run(main)
+
+
+def test_bye_of_a_later_version_is_what_its_field_says():
+    """A code that nobody here knows comes with the answer; those that are known need none."""
+    assert not wire.comes_back(wire.Bye(code=1000, text=""))
+    assert not wire.comes_back(wire.Bye(code=2999, text=""))
+    assert wire.comes_back(wire.Bye(code=3000, text=""))
+    assert wire.comes_back(wire.Bye(code=3499, text=""))
+    assert not wire.comes_back(wire.Bye(code=3500, text=""))
+    assert wire.comes_back(wire.Bye(code=4000, text="", reconnect=True))
+
+
+def test_welcome_in_another_version_is_final(run):
+    """What the messages of a later version mean is not known here; asking again would not change it."""
+
+    async def main():
+        async with PlayedServer() as server:
+            client = Client(server.address, "amy")
+            connecting = asyncio.ensure_future(client.connect())
+            peer = await server.accept()
+            await peer.welcome(v=2)
+            with pytest.raises(Ended, match=r"version 2 of evloop-chat, and this client version 1 \(3501\)"):
+                await connecting
+            assert client.state == "closed" and client.welcome is None
+        async with PlayedServer() as server, connected(server) as (client, peer):
+            await peer.reset()
+            await (await server.accept()).welcome(v=2)
+            with pytest.raises(Ended, match="version 2"):
+                async for _ in client.events():
+                    pass
+
+    run(main)
+
+
 # --- refusals and bounds ------------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,33 @@ def test_silent_server_is_code_4():
 
 
 @pytest.mark.slow
+def test_server_that_is_being_restarted_is_waited_for():
+    """A deploy as a script comes in: the old server says goodbye for now, then nobody is there, then the new one is."""
+    with contextlib.ExitStack() as stack:
+        with listener() as (listening, address):
+            amy = stack.enter_context(Program("chat", address, "--nick", "amy", "--room", "lobby"))
+            with accept(listening) as sock:
+                receive_frame(sock)
+                bye = wire.Bye(code=wire.SHUTDOWN, text="the server stops", reconnect=True, after_ms=10)
+                sock.sendall(frame(wire.JSON.encode(bye)))
+        stack.enter_context(ChatThread(address))
+        amy.wait_for("err", b"-- 1 here")
+        amy.write(b"/quit\n")
+        assert amy.finish() == 0
+
+
+def test_server_that_said_to_come_back_and_is_not_there_is_code_5():
+    """A script must not wait for ever for it, either."""
+    with listener() as (listening, address):
+        amy = Program("chat", address, "--timeout", "300ms", "--nick", "amy")
+        with amy, accept(listening) as sock:
+            receive_frame(sock)
+            sock.sendall(frame(wire.JSON.encode(wire.Bye(code=wire.SHUTDOWN, text="later", after_ms=10_000))))
+            assert amy.finish() == 5
+    assert amy.err.decode() == f"evloop: {address}: not welcomed within 0.3 s: later (3001)\n"
+
+
+@pytest.mark.slow
 def test_server_that_stays_away_is_code_5(server):
     """A script must not wait for ever; --timeout says how long it does."""
     with ChatThread() as other:

@@ -473,6 +473,14 @@ def reconnects(code: int) -> bool:
     return 3000 <= code < 3500
 
 
+def comes_back(bye: Bye) -> bool:
+    """Return whether a client that was told *bye* is to come back, whenever it was told; the page has the same rule.
+
+    The field is for codes that this version does not know.
+    """
+    return bye.reconnect or reconnects(bye.code)
+
+
 # --- encodings ----------------------------------------------------------------------------------------------------
 
 # What decoding raises: for bad syntax or a bad field, for bad UTF-8, for brackets nested deeper than the stack.

@@ -17,7 +17,7 @@ import evloop
 from evloop.addresses import AddressLike
 from evloop.apps.chat import wire
 from evloop.apps.chat.client.backoff import Backoff
-from evloop.apps.chat.client.errors import Disconnected, Ended, NoWelcome, OutboxFull, Refused, reason_of
+from evloop.apps.chat.client.errors import Disconnected, Ended, Later, NoWelcome, OutboxFull, Refused, reason_of
 from evloop.apps.chat.client.events import (
     Entered,
     Event,
@@ -26,7 +26,7 @@ from evloop.apps.chat.client.events import (
     Renamed,
     Status,
 )
-from evloop.apps.chat.client.link import Link, refused
+from evloop.apps.chat.client.link import Link, parted, refused
 from evloop.apps.chat.client.outbox import Outbox, Unsent
 from evloop.apps.chat.client.requests import Requests
 from evloop.apps.chat.client.rooms import Room
@@ -75,7 +75,8 @@ class Client(Requests):
         ssl: an `ssl.SSLContext` such as :func:`evloop.tls.client_context` makes; None: no TLS.
         server_hostname: the name to find in the certificate; None: the host of *address*.
         encoding: ``"json"`` or ``"msgpack"``.
-        timeout: seconds for one attempt to connect (float > 0); None: as long as the kernel tries.
+        timeout: seconds for one attempt to connect (float > 0), and for a server that says at once to come back later;
+            None: as long as the kernel tries, and for ever.
         queue: events that may wait for the program (int > 0).  Before the first iteration the oldest of more are
             dropped; from then on nothing is read above it, and the server keeps what it can.
         outbox: things said that may wait for the server (int > 0).
@@ -150,16 +151,19 @@ class Client(Requests):
     async def connect(self) -> None:
         """Connect and be welcomed; from then on the client stays connected by itself.
 
+        A server that is about to stop says so and to come back; then it is tried again while *timeout* lasts.
+
         Raises:
             OSError: the server could not be reached; TimeoutError after *timeout* (NoWelcome: it was);
                 ssl.SSLError.
             Refused, Ended: it could, and does not want this client.
+            Disconnected: it went away before the welcome, or stayed away after it had said to come back.
             RuntimeError: it was called before.
         """
         if self._task is not None or self.state != "connecting":
             raise RuntimeError("connect() of a client that was connected before: make another one")
         try:
-            link = await self._open()
+            link = await self._first()
         except BaseException:
             self.state = "closed"
             raise
@@ -182,6 +186,24 @@ class Client(Requests):
                 await asyncio.wait({task})
             if link is not None:
                 await asyncio.wait({link.closed})
+
+    async def _first(self) -> Link:
+        """Return the first connection on which the server has welcomed; only one that asks for it is tried again."""
+        loop = asyncio.get_running_loop()
+        until = None if self._timeout is None else loop.time() + self._timeout
+        asked = False
+        while True:
+            try:
+                return await self._open()
+            except (OSError, Disconnected) as exc:
+                asked = asked or isinstance(exc, Later)
+                if not asked:
+                    raise
+                reason, after = reason_of(exc), exc.seconds if isinstance(exc, Later) else 0.0
+            delay = self._backoff.delay(at_least=after)
+            if until is not None and loop.time() + delay > until:
+                raise Disconnected(f"not welcomed within {self._timeout:g} s: {reason}")
+            await asyncio.sleep(delay)
 
     async def _open(self, resume: wire.Resume | None = None) -> Link:
         """Connect once and be welcomed."""
@@ -228,7 +250,10 @@ class Client(Requests):
         def answered(reply: Any) -> None:
             if welcomed.done() or self.state == "closed":  # in this very turn
                 return
-            if type(reply) is wire.Welcome:
+            if type(reply) is wire.Welcome and reply.v != wire.VERSION:
+                versions = f"the server speaks version {reply.v} of evloop-chat, and this client version {wire.VERSION}"
+                welcomed.set_exception(Ended(wire.BAD_VERSION, versions))
+            elif type(reply) is wire.Welcome:
                 self._welcomed(link, reply)  # here, since what follows in the same read belongs to the session
                 welcomed.set_result(None)
             else:
@@ -240,7 +265,7 @@ class Client(Requests):
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not welcomed.done():
             if link.bye is not None:
-                raise Ended(link.bye.code, link.bye.text)
+                raise parted(link.bye)
             cause = link.closed.result()
             raise cause if isinstance(cause, OSError) else Disconnected(f"no welcome came: {reason_of(cause)}")
         welcomed.result()
@@ -276,12 +301,12 @@ class Client(Requests):
     def _lost(self, link: Link, cause: BaseException | None) -> tuple[str, float]:
         """Note that the connection is gone; return why, and the seconds to stay away.  Ended: for good."""
         self._disconnected()
-        bye = link.bye
-        if bye is None:
+        if link.bye is None:
             return reason_of(cause), 0.0
-        if not (bye.reconnect or wire.reconnects(bye.code)):
-            raise Ended(bye.code, bye.text)
-        return f"{bye.text} ({bye.code})", (bye.after_ms or 0) / 1000
+        bye = parted(link.bye)
+        if isinstance(bye, Later):
+            return str(bye), bye.seconds
+        raise bye
 
     def _disconnected(self) -> None:
         self._link = None
@@ -299,13 +324,12 @@ class Client(Requests):
             await asyncio.sleep(delay)
             while len(self._events) > self._most_events and self._iterated:
                 await self._change()
+            after = up = 0.0
             try:
                 resume = wire.Resume(sid=self.welcome.sid, key=self.welcome.resume_key)
                 return await self._open(resume)
-            except Ended as exc:
-                if not wire.reconnects(exc.code):
-                    raise
-                reason = str(exc)
+            except Later as exc:
+                reason, after = str(exc), exc.seconds
             except (OSError, Disconnected) as exc:
                 reason = reason_of(exc)
             except Refused as exc:
@@ -313,7 +337,6 @@ class Client(Requests):
                 if not (exc.temp or exc.code == "nick_taken"):
                     raise
                 reason = str(exc)
-            after = up = 0.0
 
     def _finish(self, cause: BaseException | None) -> None:
         """Be closed, once, for *cause* or because it was asked for."""

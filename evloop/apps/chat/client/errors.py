@@ -3,8 +3,9 @@
     ChatError
     ├── Refused       the server said no to one request; the session goes on
     ├── Disconnected  the connection was lost before the answer came; the client connects again by itself
+    │   └── Later     the server said goodbye, and to come back
     ├── OutboxFull    nothing more can be queued for sending
-    └── Ended         the server said goodbye, and does not want this client back
+    └── Ended         the server said goodbye, and does not want this client back; or speaks another version
 
     TimeoutError, an OSError as those of sockets are
     └── NoWelcome     somebody has accepted the connection, and does not answer
@@ -53,6 +54,14 @@ class Ended(ChatError):
         super().__init__(f"{text} ({code})")
         self.code = code
         self.text = text
+
+
+class Later(Disconnected):
+    """The server said ``bye``, and to come back after *seconds* (float >= 0); the client does so by itself."""
+
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__(text)
+        self.seconds = seconds
 
 
 class NoWelcome(TimeoutError):

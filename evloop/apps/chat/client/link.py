@@ -11,7 +11,7 @@ from typing import Any
 
 from evloop.aio import BufferedFrames
 from evloop.apps.chat import wire
-from evloop.apps.chat.client.errors import Disconnected, Refused
+from evloop.apps.chat.client.errors import Disconnected, Ended, Later, Refused
 
 Answered = Callable[[Any], object]
 
@@ -161,3 +161,10 @@ def checked(message: Any) -> Any:
 def refused(reply: wire.Err) -> Refused:
     """Return the exception that *reply* is."""
     return Refused(reply.code, reply.text, temp=reply.temp, retry_in=(reply.retry_ms or 0) / 1000)
+
+
+def parted(bye: wire.Bye) -> Ended | Later:
+    """Return the exception that *bye* is: Later, to come back, or Ended."""
+    if wire.comes_back(bye):
+        return Later(f"{bye.text} ({bye.code})", (bye.after_ms or 0) / 1000)
+    return Ended(bye.code, bye.text)

@@ -1,6 +1,7 @@
 // The connection: opens the WebSocket, opens it again when it is lost, and gives each request its one answer.
 // Rule: nothing in this file may know a room or touch the document.
 
+const VERSION = 1; // of the protocol
 const SUBPROTOCOL = "evloop-chat.v1.json";
 const FIRST_DELAY = 250; // ms; the n-th attempt waits up to this times 2^n
 const LONGEST_DELAY = 30_000; // ms
@@ -8,6 +9,9 @@ const STEADY = 60_000; // ms; a connection that lasted this long was a good one:
 const PATIENCE = 10_000; // ms from opening to the welcome: the server's own deadline for a hello
 const PROBE = 3_000; // ms that a silent server has for a sign of life
 const LATE = 10_000; // ms past the server's own ping until we ask whether it is there
+
+/** Whether a `bye`, whenever it comes, is for now: wire.comes_back() has the same rule. */
+const comesBack = (bye) => bye.reconnect || (bye.code >= 3000 && bye.code < 3500);
 
 /** What a request fails with when its connection goes before the answer: nobody knows whether it was done. */
 export const LOST = "lost";
@@ -102,6 +106,10 @@ export class Link {
     this.request(this.#hooks.hello()).then(
       (welcome) => {
         clearTimeout(this.#timer);
+        if (welcome.v !== VERSION) {
+          this.#refused({ code: 3501 });
+          return;
+        }
         this.#since = performance.now();
         this.#pingAfter = (welcome.ping_s ?? 25) * 1000;
         this.#enter("connected");
@@ -109,14 +117,15 @@ export class Link {
       },
       (error) => {
         if (error.code === LOST || socket !== this.#socket) return;
-        if (error.t === "bye" && error.reconnect) {
-          this.#lost();
-          return;
-        }
-        this.#end({ code: typeof error.code === "number" ? error.code : 3500, text: error.text });
-        this.#hooks.refused(error);
+        if (error.t === "bye" && comesBack(error)) this.#lost();
+        else this.#refused(error);
       },
     );
+  }
+
+  #refused(error) {
+    this.#end({ code: typeof error.code === "number" ? error.code : 3500, text: error.text });
+    this.#hooks.refused(error);
   }
 
   #received(data) {
@@ -141,7 +150,7 @@ export class Link {
   #lost() {
     const bye = this.bye;
     this.#drop();
-    if (bye && !bye.reconnect && (bye.code === 1000 || bye.code >= 3500)) this.#end(bye);
+    if (bye && !comesBack(bye)) this.#end(bye);
     else this.#schedule(false, bye?.after_ms);
   }
 

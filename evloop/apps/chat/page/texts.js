@@ -273,7 +273,8 @@ export function text(key, values = {}) {
 
 /** Return why a request failed: our words for a code we know, the server's own for another. */
 export function errorText(error) {
-  return LANGUAGES[language].errors[error.code] ?? error.text ?? error.code;
+  const { errors, byes } = LANGUAGES[language];
+  return errors[error.code] ?? byes[error.code] ?? error.text ?? error.code;
 }
 
 /** Return why the server ended the connection for good. */
