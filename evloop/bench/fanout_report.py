@@ -15,7 +15,7 @@ from evloop.bench.fanout_servers import SERVERS, Server, environment
 from evloop.bench.intervals import LEVEL, confidence, paired
 from evloop.bench.peers_report import CPU, said_ratio, wrapped
 from evloop.bench.peers_run import Programs
-from evloop.bench.records import CaseResults, Runs, figures, host, middle
+from evloop.bench.records import CaseResults, Runs, figures, host, middle, system
 
 # What a delivery through ours costs is at most this multiple of redis' CPU for it, and the slowest hundredth of them
 # takes no longer: the project's aim, for payloads of chat's size.
@@ -34,7 +34,7 @@ def notes(programs: Programs, rounds: int, seconds: float, servers: Sequence[Ser
     if programs.server_core is None:
         pinned = "NOT PINNED: this process may use one core only, and server and load share it"
     return {
-        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cpu": system(found),
         "cores": f"{pinned}; load average before the run {found['load1']:.2f}",
         "python": f"{found['python']}, garbage collector on",
         "evloop": f"{found['evloop']}: {_implementations()}",
@@ -81,9 +81,10 @@ def _versions(servers: Sequence[Server]) -> list[str]:
     return list(found.values()) or ["no broker is installed"]
 
 
-def install_lines(servers: Sequence[Server]) -> list[str]:
-    """Return a line for each server that is not there: its name, and how to get it."""
-    return [f"not installed, so not measured: {server.name}; {server.missing}" for server in servers if server.missing]
+def install_line(servers: Sequence[Server]) -> str:
+    """Return which servers are not there and how to get each, "" if all are."""
+    missing = ", ".join(f"{server.name} ({server.missing})" for server in servers if server.missing)
+    return f"not installed, so not measured: {missing}" if missing else ""
 
 
 def title(shape: Shape, pace: Pace, name: str) -> str:

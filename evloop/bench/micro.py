@@ -112,13 +112,13 @@ def sample(loop_name: str, case: str, seconds: float) -> float:
 def _benchmark(cases: list[str], loops: list[str], options: argparse.Namespace) -> int:
     notes = machine(options.rounds, options.seconds)
     params = {"rounds": options.rounds, "seconds": options.seconds}
+    present = [name for name in loops if name != "uvloop" or importlib.util.find_spec("uvloop")]
+    if len(present) < len(loops):
+        notes["missing"] = "not installed, so not measured: uvloop; pip install uvloop"
     document = records.document("loop", sys.argv[1:], params, notes)
     print(peers_report.header(notes), flush=True)
     if options.json:
         options.json.touch()  # a path that cannot be written is said now, and not when all is measured
-    present = [name for name in loops if name != "uvloop" or importlib.util.find_spec("uvloop")]
-    if len(present) < len(loops):
-        print("not installed, so not measured: uvloop; pip install uvloop")
     found: dict[str, dict[str, records.Runs]] = {case: {name: [] for name in present} for case in cases}
     for number in range(options.rounds):
         for name in present:

@@ -15,7 +15,7 @@ from statistics import median
 from evloop.bench import native
 from evloop.bench.intervals import LEVEL, Comparison, confidence, paired
 from evloop.bench.peers_run import CLIENT_BOUND, Case, Programs, environment
-from evloop.bench.records import CaseResults, Runs, figures, host, middle
+from evloop.bench.records import CaseResults, Runs, figures, host, middle, system
 from evloop.bench.rivals import C_RAW, RIVALS, TUNED, TUNED_MALLOC, C, Rival
 
 # The project's aims for the compiled rows: a framed echo through a callback costs at most this multiple of the C
@@ -61,7 +61,7 @@ def notes(programs: Programs, rounds: int, seconds: float) -> dict[str, str]:
         pinned += ", WHICH ARE TWO THREADS OF ONE CORE: they slow each other"
     tuned = " ".join(f"{key}={value}" for key, value in TUNED_MALLOC.items())
     return {
-        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cpu": system(found),
         "cores": f"{pinned}; load average before the run {found['load1']:.2f}",
         "python": f"{found['python']}, garbage collector on",
         "evloop": f"{found['evloop']}: {_implementation('evloop-function')}; "

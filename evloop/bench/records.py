@@ -52,6 +52,15 @@ def cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
+def system(found: dict[str, Any]) -> str:
+    """Return in words what changes the cost of a message beside the programs: processor, kernel, congestion control."""
+    try:
+        control = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text(encoding="ascii").strip()
+    except OSError:
+        control = "congestion control unknown"
+    return f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}, TCP {control}"
+
+
 def document(tool: str, argv: Sequence[str], params: dict[str, Any], notes: dict[str, str]) -> Document:
     """Return a document without results, whose time is now."""
     return {

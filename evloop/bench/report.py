@@ -94,11 +94,11 @@ def write(documents: Sequence[Document], directory: pathlib.Path, sources: Seque
         OSError: the directory or a file cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
     """
+    all_drawn = [pictures(found) for found in documents]  # before anything is made: this is what may fail
     directory.mkdir(parents=True, exist_ok=True)
     body: list[str] = []
     files: list[pathlib.Path] = []
-    for found, source in zip(documents, sources, strict=True):
-        drawn = pictures(found)
+    for found, source, drawn in zip(documents, sources, all_drawn, strict=True):
         for picture in drawn:
             taken = any(path.stem == picture.name for path in files)  # two files of one tool, such as two loads
             name = f"{pathlib.Path(source).stem}-{picture.name}" if taken else picture.name

@@ -104,16 +104,14 @@ def _list() -> None:
 
 
 def _run(wanted: fanout.Plan, path: pathlib.Path | None) -> None:
-    from evloop.bench import fanout, native, peers, records
+    from evloop.bench import fanout, native, peers
 
     peers.raise_fd_limit()
     try:
         programs = fanout.prepare()
         if path:
             path.touch()  # a path that cannot be written is said now, and not when all is measured
-        found = _benchmark(wanted, programs)
-        if path:
-            records.write(path, found)
+        found = _benchmark(wanted, programs, path)
     except (native.CompilerError, OSError) as exc:
         raise exits.Failure(f"bench fanout: {exc}") from exc
     failed = sum("failed" in row for row in found["results"])
@@ -123,32 +121,32 @@ def _run(wanted: fanout.Plan, path: pathlib.Path | None) -> None:
         )
 
 
-def _benchmark(wanted: fanout.Plan, programs: Programs) -> records.Document:
-    """Run all shapes and print each case's table; return the document."""
+def _benchmark(wanted: fanout.Plan, programs: Programs, path: pathlib.Path | None) -> records.Document:
+    """Run all shapes and print each case's table; return the document, which is written after each shape."""
     from evloop.bench import fanout, fanout_report, peers_report, records
 
     notes = fanout_report.notes(programs, wanted.rounds, wanted.seconds, wanted.present)
+    if missing := fanout_report.install_line(wanted.servers):
+        notes["missing"] = missing
     params = {"rounds": wanted.rounds, "seconds": wanted.seconds, "servers": [each.name for each in wanted.present]}
     found = records.document("fanout", sys.argv[1:], params, notes)
+    cases = [(shape, pace, fanout.case_name(shape, pace)) for shape in wanted.shapes for pace in wanted.paces]
+    headings = {name: fanout_report.title(shape, pace, name) for shape, pace, name in cases}
+    found |= {"titles": {name: text.partition(": ")[2] for name, text in headings.items()}, "aims": [], "lost": []}
     click.echo(peers_report.header(notes))
-    for line in fanout_report.install_lines(wanted.servers):
-        click.echo(line)
     progress = Progress(wanted.runs, wanted.rounds)
-    lost: list[str] = []
-    aims: list[str] = []
-    titles: dict[str, str] = {}
     for shape in wanted.shapes:
-        cases = fanout.measure(shape, wanted, programs, progress)
+        measured = fanout.measure(shape, wanted, programs, progress)
         progress.clear()
-        for pace, (name, results) in zip(wanted.paces, cases.items(), strict=True):
-            heading = fanout_report.title(shape, pace, name)
-            click.echo("\n" + fanout_report.table(heading, results))
-            titles[name] = heading.partition(": ")[2]
-            lost += fanout_report.losses(name, results)
-            aims += fanout_report.aims(name, results) if pace.outstanding else []
+        for pace, (name, results) in zip(wanted.paces, measured.items(), strict=True):
+            click.echo("\n" + fanout_report.table(headings[name], results))
+            found["lost"] += fanout_report.losses(name, results)
+            found["aims"] += fanout_report.aims(name, results) if pace.outstanding else []
             found["results"] += records.rows(name, results)
         sys.stdout.flush()
-    for heading, lines in (("the aims:", aims), ("rows that evloop loses:", lost)):
+        if path:
+            records.write(path, found)  # whoever ends this after an hour has what there is
+    for heading, lines in (("the aims:", found["aims"]), ("rows that evloop loses:", found["lost"])):
         wrapped = [peers_report.wrapped("  " + line, 4) for line in lines or ["none"]]
         click.echo("\n".join(["", heading, *wrapped]))
-    return {**found, "titles": titles, "aims": aims, "lost": lost}
+    return found

@@ -44,10 +44,9 @@ def command(rounds: int, only: str, path: pathlib.Path | None) -> None:
         if path:
             path.touch()  # a path that cannot be written is said now, and not when all is measured
         rivals, missing = framing_report.present()
-        found = records.document(
-            "framing", sys.argv[1:], {"rounds": rounds, "only": only}, framing_report.notes(rounds)
-        )
-        click.echo("\n".join([peers_report.header(found["notes"]), *missing]))
+        notes = framing_report.notes(rounds) | ({"missing": ". ".join(missing)} if missing else {})
+        found = records.document("framing", sys.argv[1:], {"rounds": rounds, "only": only}, notes)
+        click.echo(peers_report.header(notes))
         progress = Progress(rounds, rounds)
         results = framing.measure(cases, rivals, rounds, progress)
         progress.clear()

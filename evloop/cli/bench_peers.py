@@ -105,12 +105,12 @@ def _benchmark(wanted: peers.Plan, programs: Programs, path: pathlib.Path | None
     from evloop.bench import peers, peers_report, records
 
     notes = peers_report.notes(programs, wanted.rounds, wanted.seconds)
+    if len(wanted.present) < len(wanted.rivals):
+        notes["missing"] = peers_report.install_line(wanted.rivals)
     params = {"rounds": wanted.rounds, "seconds": wanted.seconds, "baseline": wanted.baseline}
     found = records.document("peers", sys.argv[1:], params, notes)
     found["titles"] = {case.name: peers_report.title(case) for case in wanted.cases}
     click.echo(peers_report.header(notes))
-    if len(wanted.present) < len(wanted.rivals):
-        click.echo(peers_report.install_line(wanted.rivals))
     progress = Progress(wanted.runs, wanted.rounds)
     found["lost"] = lost = []
     for case in wanted.cases:

@@ -369,14 +369,15 @@ def test_fanout_command_prints_tables_and_writes_a_valid_file(programs, capfd, m
     command = ["bench", "fanout", "--servers", "asyncio", "--subs", "2", "--rounds", "2", "-d", "0.1"]
     assert evloop_command([*command, "--outstanding", "2", "--open", "20%", "--json", str(path)]) == 0
     out = capfd.readouterr().out
-    assert "not installed, so not measured: redis; apt-get install redis-server" in out
+    assert "not installed, so not measured: redis (apt-get install redis-server)" in out
     assert "rows that evloop loses:" in out
     document = records.read(path)
     jsonschema.validate(document, SCHEMA)
     cases = records.by_case(document)
     assert list(cases) == ["n2p1s100o2", "n2p1s100r20%"]
     assert all(len(runs) == 1 for results in cases.values() for runs in results.values())
-    assert document["tool"] == "fanout"
+    assert document["tool"] == "fanout" and set(document["titles"]) == set(cases)
+    assert "redis (apt-get" in document["notes"]["missing"]  # what a page of the file has to say, too
 
 
 def test_serving_program_that_dies_at_once_is_told_with_its_last_words(tmp_path):

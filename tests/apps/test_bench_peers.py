@@ -317,7 +317,7 @@ def scripted(programs, tmp_path):
 def test_run_load_that_does_not_end_fails_the_row_alone(monkeypatch, scripted):
     """After forty minutes of a comparison one load that hangs must cost one row."""
     monkeypatch.setattr(peers_run, "GRACE", 0.05)
-    with pytest.raises(RunFailed, match="not done 0.05 s after its time"):
+    with pytest.raises(RunFailed, match=r"not done 0\.05 s after its time"):
         run(parse_case("c1p1s1"), RIVALS["c"], scripted("exec sleep 60"), 0.1)
 
 

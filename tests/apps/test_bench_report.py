@@ -150,6 +150,7 @@ def test_report_without_matplotlib_names_what_to_install(tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run(["bench", "report", str(tmp_path / "a.json"), "-o", str(tmp_path / "out")]) == 1
     assert capfd.readouterr().err == "evloop: bench report: the pictures need matplotlib: pip install matplotlib\n"
+    assert not (tmp_path / "out").exists()  # nor an empty page
 
 
 def test_report_of_a_file_that_is_none_is_one_line(tmp_path, capfd):
