@@ -120,7 +120,7 @@ def cell(cases: Cases, case: str, row: str, base: str, path: str = CPU) -> tuple
     found = {name: costs(cases, case, name, path) for name in (row, row + TUNED)}
     present = {name: values for name, values in found.items() if values}
     if not present:
-        return "-", False
+        return ("FAILED" if any(isinstance(cases.get(case, {}).get(name), str) for name in found) else "-"), False
     name = min(present, key=lambda each: median(present[each]))
     said = number(median(present[name]))
     times = paired(present[name], costs(cases, case, base, path))
@@ -137,9 +137,8 @@ def cost_table(cases: Cases, head: str, rows: Mapping[str, str], columns: Mappin
     for label, row in rows.items():
         cells = [cell(cases, case, row, base) for case in shown]
         if any(said != "-" for said, _ in cells):
-            tuned = all(tuned for said, tuned in cells if said != "-")
-            some = not tuned and any(tuned for _, tuned in cells)
-            suffix = ", tuned malloc" if tuned else ", the better malloc" if some else ""
+            tuned = [tuned for said, tuned in cells if said not in ("-", "FAILED")]
+            suffix = ", tuned malloc" if tuned and all(tuned) else ", the better malloc" if any(tuned) else ""
             lines.append([label + suffix, *(said for said, _ in cells)])
     return markdown([head, *shown.values()], lines)
 
@@ -196,13 +195,24 @@ def peers_cases(found: Documents) -> Cases:
     return {case: results for each in peers_of(found) for case, results in by_case(each).items()}
 
 
-def machine(each: Document | None) -> str | None:
-    """Return the sentence about the machine, the versions and the rounds of a file."""
-    if each is None:
+def machine(found: Mapping[str, Document]) -> str | None:
+    """Return the sentence about the machine, the versions and the rounds of some files, and a line on what each has of
+    its own: they may be of several days."""
+    parts = {name: _facts(each) for name, each in found.items()}
+    if not parts:
         return None
+    first, *others = parts.values()
+    common = [part for part in first if all(part in other for other in others)]
+    own = {name: "; ".join(part for part in facts if part not in common) for name, facts in parts.items()}
+    lines = [wrapped(f"- `{name}`: {facts}.", 2) for name, facts in own.items() if facts]
+    return "\n\n".join([wrapped("; ".join(common) + ".", 0), *(["\n".join(lines)] if lines else [])])
+
+
+def _facts(each: Document) -> list[str]:
+    """Return what a file says about its machine, its versions and its rounds, one by one."""
     notes = {"evloop": "", **each["notes"]} | {"evloop": f"evloop {each['notes']['evloop']}"}
-    parts = [notes.get(key, "") for key in ("cpu", "cores", "python", "evloop", "rivals", "C", "method")]
-    return wrapped("; ".join(part for part in parts if part) + f"; {each['when'][:10]}.", 0)
+    keys = ("cpu", "cores", "python", "evloop", "rivals", "servers", "C", "missing", "method")
+    return [part for key in keys if notes.get(key) for part in notes[key].split("; ")] + [each["when"][:10]]
 
 
 def items(lines: Sequence[str]) -> str:
@@ -316,22 +326,22 @@ BLOCKS: dict[str, Callable[[Documents], str | None]] = {
     "raw": raw,
     "sizes": sizes,
     "idle": idle,
-    "machine": lambda found: machine(next(iter(peers_of(found)), None)),
+    "machine": lambda found: machine({name: each for name, each in found.items() if each["tool"] == "peers"}),
     "missed": lambda found: missed_aims(peers_of(found)),
     "lost": lambda found: lost(peers_of(found)),
     "peers": lambda found: all_of(*peers_of(found)),
     "framing": framing,
     "framing-all": lambda found: all_of(found.get("framing")),
-    "framing-machine": lambda found: machine(found.get("framing")),
+    "framing-machine": lambda found: machine({name: found[name] for name in ("framing",) if name in found}),
     "framing-lost": lambda found: lost([found["framing"]] if "framing" in found else []),
     "loop": loop,
     "loop-lost": lambda found: lost([found["loop"]] if "loop" in found else []),
     "loop-all": lambda found: all_of(found.get("loop")),
-    "loop-machine": lambda found: machine(found.get("loop")),
+    "loop-machine": lambda found: machine({name: found[name] for name in ("loop",) if name in found}),
     "fanout": fanout,
     "fanout-all": lambda found: all_of(found.get("fanout")),
     "fanout-lost": lambda found: lost([found["fanout"]] if "fanout" in found else []),
-    "fanout-machine": lambda found: machine(found.get("fanout")),
+    "fanout-machine": lambda found: machine({name: found[name] for name in ("fanout",) if name in found}),
 }
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -100,6 +101,49 @@ def test_report_of_an_unknown_step_exits_2():
     assert (found.returncode, "no step peers-rwa; there are peers-framed" in found.stderr) == (2, True)
 
 
+def test_step_that_failed_leaves_the_last_runs_results(tmp_path, monkeypatch, capfd):
+    """Half a comparison in the place of a whole one would take numbers off the page, and be found hours later."""
+    monkeypatch.setattr(TABLES, "ROOT", tmp_path)
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "framing.json").write_text("the last run's")
+    step = PUBLISH.Step("framing", ["evloop", "bench", "framing", "--only", "no such case"], [])
+    assert not PUBLISH.run(step, results, False)
+    assert (results / "framing.json").read_text() == "the last run's"
+    assert "no result of every case, so the last run's stay" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_step_that_is_whole_replaces_the_last_runs_results(tmp_path, monkeypatch):
+    """The other way round, with a command that measures."""
+    monkeypatch.setattr(TABLES, "ROOT", tmp_path)
+    step = PUBLISH.Step("framing", ["evloop", "bench", "framing", "--rounds", "9"], ["--only", "encode 64 batch"])
+    (tmp_path / "framing.json").write_text("the last run's")
+    assert PUBLISH.run(step._replace(quick=[*step.quick, "--rounds", "2"]), tmp_path, True)
+    assert list(records.by_case(records.read(tmp_path / "framing.json"))) == ["encode 64 batch"]
+
+
+def test_missing_cases_are_those_with_a_title_and_no_row(tmp_path):
+    """Who stops a comparison after an hour has a valid file, of some of its cases."""
+    path = tmp_path / "a.json"
+    assert PUBLISH.missing_cases(path) == ["every case"]
+    path.touch()
+    assert PUBLISH.missing_cases(path) == ["every case"]
+    for cases, lacking in (
+        ({}, ["every case"]),
+        ({"a": {"c": "FAILED"}}, ["b"]),
+        ({"a": {"c": []}, "b": {"c": []}}, []),
+    ):
+        records.write(path, document("peers", cases, titles={"a": "A", "b": "B"}))
+        assert PUBLISH.missing_cases(path) == lacking
+
+
+def test_attend_command_that_hangs_is_told_to_end():
+    """A night's run must not wait until the morning for one step."""
+    assert PUBLISH.attend(["sleep", "60"], 0.05) == -signal.SIGINT
+    assert PUBLISH.attend(["true"]) == 0
+
+
 def document(tool, cases, **more):
     found = records.document(
         tool, [], {}, {"cpu": "a machine", "python": "CPython 3", "evloop": "1", "method": "4 rounds"}
@@ -123,9 +167,27 @@ def test_tables_have_the_better_malloc_the_ratio_and_what_is_noise():
         "| evloop, `frames_received` | 4.02 (= 1.00) | - |",
         "| asyncio Protocol on uvloop, the better malloc | 6.00 (1.50) | 0.600 (= 2.00) |",
         "| asyncio Protocol on asyncio | 20.0 (= 5.00) | - |",
+        "| trio | FAILED | - |",
     ]
     assert "| trio-server | FAILED |" in TABLES.BLOCKS["peers"](found)
     assert TABLES.BLOCKS["machine"](found) == "a machine; CPython 3; evloop 1; 4 rounds; 2026-11-21."
+
+
+def test_machine_of_several_files_says_what_each_has_of_its_own():
+    """One of them measured again, a week later or with fewer rounds, must not pass for the others."""
+    notes = {
+        "cpu": "a machine",
+        "evloop": "1",
+        "missing": "not installed: trio; pip install trio",
+        "method": "5 rounds",
+    }
+    found = {"a": document("peers", {}), "b": document("peers", {}, when="2026-11-28T00:00:00Z", notes=notes)}
+    assert TABLES.BLOCKS["machine"](found).splitlines() == [
+        "a machine; evloop 1.",
+        "",
+        "- `a`: CPython 3; 4 rounds; 2026-11-21.",
+        "- `b`: not installed: trio; pip install trio; 5 rounds; 2026-11-28.",
+    ]
 
 
 def test_missed_aims_are_those_of_the_rows_we_lose():
