@@ -44,21 +44,26 @@ def host() -> dict[str, Any]:
 
 def cpu_model() -> str:
     """Return the processor's name, or its architecture where the kernel does not tell."""
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    found = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.M)
     return found[1] if found else platform.machine()
 
 
 def system(found: dict[str, Any]) -> str:
-    """Return in words what changes the cost of a message beside the programs: processor, kernel, congestion control."""
+    """Return in words what changes the cost of a message beside the programs; *found* is what `host` has returned.
+
+    The congestion control is the system's own: its work for each acknowledgement is done by both ends of a loopback.
+    """
+    virtual = ", a virtual machine" if re.search(r"^flags\b.*\bhypervisor\b", _text("/proc/cpuinfo"), re.M) else ""
+    control = _text("/proc/sys/net/ipv4/tcp_congestion_control").strip() or "of an unknown kind"
+    return f"{found['cpu']}, {found['cores']} cores{virtual}, kernel {found['kernel']}, congestion control {control}"
+
+
+def _text(path: str) -> str:
+    """Return what a file of the kernel's says, "" if it does not exist here."""
     try:
-        control = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text(encoding="ascii").strip()
+        return pathlib.Path(path).read_text(encoding="utf-8")
     except OSError:
-        control = "congestion control unknown"
-    return f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}, TCP {control}"
+        return ""
 
 
 def document(tool: str, argv: Sequence[str], params: dict[str, Any], notes: dict[str, str]) -> Document:
