@@ -1,13 +1,14 @@
 """The comparison of echo servers: evloop, its rivals and a C server under the same load, in interleaved rounds.
 
-Each run is a fresh server and a fresh load; round after round each rival takes its turn, so that a machine that slows
-down slows all of them.  The first round warms caches and is dropped.
+Each run is a fresh server and a fresh load; round after round each rival takes its turn, in an order of that round's
+own, so that a machine that slows down slows all of them.  The first round warms caches and is dropped.
 
 Rule: nothing in this file measures, formats or prints.  Read next: ``peers_run.py``, ``peers_report.py``, ``rivals/``.
 """
 
 from __future__ import annotations
 
+import random
 import resource
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -74,7 +75,9 @@ def measure(case: Case, wanted: Plan, programs: Programs, progress: Callable[[st
     rivals = [rival for rival in wanted.present if rival.raw == case.raw]
     results: CaseResults = {rival.name: [] for rival in rivals}
     for number in range(wanted.rounds):
-        for rival in rivals:
+        turns = list(rivals)
+        random.Random(number).shuffle(turns)  # who comes after whom must not be the same in each round
+        for rival in turns:
             runs = results[rival.name]
             if isinstance(runs, str):
                 continue

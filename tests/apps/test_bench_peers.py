@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import socket
 import struct
 import subprocess
@@ -285,6 +286,17 @@ def test_load_honest_server_gives_a_line_of_json(programs, options):
     assert latency == sorted(latency)
     assert found["latency_curve_us"] == sorted(found["latency_curve_us"])
     assert [point[1] for point in found["latency_curve_us"]] == sorted(point[1] for point in found["latency_curve_us"])
+
+
+@pytest.mark.slow
+def test_load_ways_each_is_measured_or_says_why_not(programs, tmp_path):
+    """ADR 0015 decides by that table; a program that nobody runs stops working unseen."""
+    ways = native.build(pathlib.Path(__file__).parents[2] / "bench" / "load_ways.c", tmp_path)
+    found = subprocess.run([ways, programs.floor, "1", "0.01"], capture_output=True, text=True, timeout=60, check=True)
+    lines = [line.split() for line in found.stdout.splitlines() if line.startswith("  ")]
+    assert len(lines) == 2 * (1 + 6)
+    for line in lines:
+        assert "machine:" in line or line[-1] == "sleeps/read" or float(line[-3]) in (16.0, 256.0), line
 
 
 def test_run_idle_tells_bytes_per_connection(programs):
