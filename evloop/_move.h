@@ -8,16 +8,17 @@
 #ifndef EVLOOP_MOVE_H
 #define EVLOOP_MOVE_H
 
+#include <stdint.h>
 #include <string.h>
 
-/* Copy the first and the last |n| bytes of |size|; n is a constant, and n <= size <= 2 n. */
-#define EVL_ENDS(n)                                      \
-    do {                                                 \
-        unsigned char first[n], last[n];                 \
-        memcpy(first, from, n);                          \
-        memcpy(last, from + size - n, n);                \
-        memcpy(to, first, n);                            \
-        memcpy(to + size - n, last, n);                  \
+/* What one register takes; arrays would be written to the stack on their way. */
+typedef unsigned char evl_16 __attribute__((vector_size(16)));
+
+#define EVL_PART(type, at)                          \
+    do {                                            \
+        type part;                                  \
+        memcpy(&part, from + (at), sizeof part);    \
+        memcpy(to + (at), &part, sizeof part);      \
     } while (0)
 
 /* Copy |size| bytes, any number, between places that do not overlap. */
@@ -25,17 +26,25 @@ static inline __attribute__((always_inline)) void evl_move(unsigned char *to, co
     if (size > 128) {
         __asm__("" : "+r"(size)); /* else a bound that the caller has checked makes a string instruction of it */
         memcpy(to, from, size);
-    } else if (size > 64)
-        EVL_ENDS(64);
-    else if (size > 32)
-        EVL_ENDS(32);
-    else if (size > 16)
-        EVL_ENDS(16);
-    else if (size >= 8)
-        EVL_ENDS(8);
-    else if (size >= 4)
-        EVL_ENDS(4);
-    else if (size) {
+    } else if (size >= 16) {
+        /* Sixteen from each end, and as many more as it takes for the two to meet. */
+        EVL_PART(evl_16, 0);
+        EVL_PART(evl_16, size - 16);
+        if (size <= 32) return;
+        EVL_PART(evl_16, 16);
+        EVL_PART(evl_16, size - 32);
+        if (size <= 64) return;
+        EVL_PART(evl_16, 32);
+        EVL_PART(evl_16, 48);
+        EVL_PART(evl_16, size - 64);
+        EVL_PART(evl_16, size - 48);
+    } else if (size >= 8) {
+        EVL_PART(uint64_t, 0);
+        EVL_PART(uint64_t, size - 8);
+    } else if (size >= 4) {
+        EVL_PART(uint32_t, 0);
+        EVL_PART(uint32_t, size - 4);
+    } else if (size) {
         to[0] = from[0];
         to[size >> 1] = from[size >> 1];
         to[size - 1] = from[size - 1];

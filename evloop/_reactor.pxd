@@ -58,10 +58,12 @@ cdef enum:
     EVENT_WRITE = 2
     EVENT_HUNG_UP = 4             # in _revents only: ERR or HUP, and neither of the two is wanted
     GATHER_ROOM = 262144          # bytes: what one connection may write in a turn
+    USED = 1                      # a Slot
+    USED_BY_ENDPOINT = 2          # and what its events come with is an Endpoint
 
 ctypedef struct Slot:             # what is known of an fd number; 8 bytes
     uint32_t generation           # counted up when the number is given back: events of before are stale
-    unsigned char used
+    unsigned char used            # 0: free; else USED, or USED_BY_ENDPOINT
     unsigned char wanted          # what it is watched for
     unsigned char armed           # what epoll has been told
     unsigned char dirty           # on the list of those whose two may differ
@@ -109,7 +111,7 @@ cdef class Endpoint:
     cdef int hung_up(self) except -1       # ERR or HUP while nothing is wanted, told once; default: self.on_readable()
     cdef int flush_output(self) except -1  # default: self.flush()
     cdef int run(self) except -1
-    cdef int _deliver(self) except -1
+    cdef int _delivery_failed(self) except -1
 
 
 cdef class _Epoll:

@@ -427,26 +427,18 @@ cdef class Endpoint:
 
     cdef int run(self) except -1:
         self.queued = False
+        # Not in a try statement, which saves the caller's exception first: 30 instructions with every event.
+        if (<int (*)(Endpoint) noexcept>_deliver)(self) < 0:
+            self._delivery_failed()
+        return 0
+
+    cdef int _delivery_failed(self) except -1:
         try:
-            self._deliver()
+            _raised()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._failed(exc)
-        return 0
-
-    cdef int _deliver(self) except -1:
-        # readable() may close this endpoint, or take back its interest in writing (modify clears the bit in _revents):
-        # both are asked again in between.
-        if self._revents & EVENT_READ and not self.closed:
-            self._revents &= ~EVENT_READ
-            self.readable()
-        if self._revents & EVENT_WRITE and not self.closed:
-            self._revents &= ~EVENT_WRITE
-            self.writable()
-        if self._revents & EVENT_HUNG_UP and not self.closed:
-            self._revents &= ~EVENT_HUNG_UP
-            self.hung_up()
         return 0
 
     def _failed(self, exc):
@@ -456,6 +448,23 @@ cdef class Endpoint:
 
     def _forked(self):
         """Called in a forked child while registered: this is a copy, whose fd may be closed and not be used."""
+
+
+cdef int _deliver(Endpoint endpoint) except -1:
+    # readable() may close this endpoint, or take back its interest in writing (modify clears the bit in _revents):
+    # both are asked again in between.
+    if endpoint._revents & EVENT_READ and not endpoint.closed:
+        endpoint._revents &= ~EVENT_READ
+        endpoint.readable()
+        if endpoint._revents == 0:
+            return 0
+    if endpoint._revents & EVENT_WRITE and not endpoint.closed:
+        endpoint._revents &= ~EVENT_WRITE
+        endpoint.writable()
+    if endpoint._revents & EVENT_HUNG_UP and not endpoint.closed:
+        endpoint._revents &= ~EVENT_HUNG_UP
+        endpoint.hung_up()
+    return 0
 
 
 @cython.final
@@ -599,7 +608,7 @@ cdef class _Epoll:
                 self._control(EPOLL_CTL_DEL, fd, 0)
                 raise
         self.data[fd] = data
-        self.slots[fd].used = True
+        self.slots[fd].used = _use_of(data)
         self.slots[fd].wanted = self.slots[fd].armed = events
         self.count += 1
         return 0
@@ -732,6 +741,7 @@ cdef class _Epoll:
         self._full = False
         return 0
 
+    @cython.final
     cdef int slot_of(self, epoll_event* event) noexcept:
         """Return the fd that an event is for, or -1, counted, if its number was given back since."""
         cdef uint32_t fd = <uint32_t>event.data.u64
@@ -781,6 +791,7 @@ cdef class _Epoll:
         mask = _check_events(events)
         self.change(fd, mask)
         self.data[fd] = data
+        self.slots[fd].used = _use_of(data)
         return self.key_of(fd)
 
     def unregister(self, fileobj):
@@ -870,7 +881,7 @@ class EpollSelector(_Epoll, selectors.BaseSelector):
     """
 
 
-cdef int _mask(uint32_t events, int wanted) noexcept:
+cdef inline int _mask(uint32_t events, int wanted) noexcept:
     """Return what to deliver.  Errors and hang-ups are for whoever waits, since a read or a write will tell them."""
     cdef int mask = 0
     if events & ~EPOLLOUT:
@@ -880,6 +891,10 @@ cdef int _mask(uint32_t events, int wanted) noexcept:
     if wanted == 0:
         return EVENT_HUNG_UP if events & (EPOLLERR | EPOLLHUP) else 0
     return mask & wanted
+
+
+cdef inline int _use_of(object data) noexcept:
+    return USED_BY_ENDPOINT if isinstance(data, Endpoint) else USED
 
 
 cdef int _check_events(events) except -1:
@@ -1385,18 +1400,18 @@ cdef class Core:
             self.append_event(index)
         return 0
 
+    @cython.final
     cdef int run_event(self, int index) except -1:
         """Run the endpoint of an event, unless the fd was given back since or it is no longer wanted."""
-        cdef _Epoll epoll = self.epoll
         cdef Endpoint endpoint
         cdef int fd, mask
-        if epoll is None or index >= epoll._capacity:  # a callback has put in another selector
+        if self.epoll is None or index >= self.epoll._capacity:  # a callback has put in another selector
             return 0
-        fd = epoll.slot_of(&epoll.events[index])
+        fd = self.epoll.slot_of(&self.epoll.events[index])
         if fd >= 0:
-            mask = _mask(epoll.events[index].events, epoll.slots[fd].wanted)
+            mask = _mask(self.epoll.events[index].events, self.epoll.slots[fd].wanted)
             if mask:
-                endpoint = <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd)
+                endpoint = _endpoint(PyList_GET_ITEM(<PyObject*>self.epoll.data, fd), self.epoll.slots[fd].used)
                 endpoint._revents = endpoint._revents | mask if endpoint.queued else mask
                 endpoint.run()
         return 0
@@ -1408,7 +1423,7 @@ cdef class Core:
             return 0
         fd = epoll.slot_of(&epoll.events[index])
         if fd >= 0:
-            _happened(self, <Endpoint?><object>PyList_GET_ITEM(<PyObject*>epoll.data, fd),
+            _happened(self, _endpoint(PyList_GET_ITEM(<PyObject*>epoll.data, fd), epoll.slots[fd].used),
                       _mask(epoll.events[index].events, epoll.slots[fd].wanted))
         return 0
 
@@ -1586,6 +1601,13 @@ cdef double _seconds(str name, object value) except? -1:
     if seconds != seconds:
         raise ValueError(f"{name} must be a number of seconds, not NaN")
     return seconds
+
+
+cdef inline Endpoint _endpoint(PyObject* data, int used):
+    # The slot knows: to ask the type is a walk through its bases, 20 instructions with every event.
+    if used == USED_BY_ENDPOINT:
+        return <Endpoint><object>data
+    return <Endpoint?><object>data
 
 
 cdef inline int _happened(Core core, Endpoint endpoint, int mask) except -1:
