@@ -31,6 +31,7 @@ cdef class _Bounds:
     cdef double idle_timeout, first_frame_timeout, frame_timeout, write_timeout, soft_output_timeout
     cdef double flush_timeout, linger
     cdef bint timed
+    cdef bint minds_output        # has a bound of the output that a flush is to look at
 
 
 @cython.final
@@ -150,7 +151,9 @@ cdef class Connection(Endpoint):
     cdef bint _held(self) noexcept
     cdef int _continue_soon(self) except -1
     cdef int _dispatch_pending(self) except -1
-    cdef int _dispatch_one(self, object frame) except -1
+    cdef int _dispatch_one(self, PyObject* frame) except -1
+    cdef int _called_back(self, int result, bint outer, bint corked) except -1
+    cdef int _callback_failed(self, bint outer, bint corked) except -1
     cdef int _deliver_pending(self) except -1
     cdef PyObject* _take_frame(self) except? NULL
     cdef Puller puller(self)
@@ -161,6 +164,8 @@ cdef class Connection(Endpoint):
     cdef void _leave_groups(self) noexcept
     cdef bint takes_shared(self) noexcept
     cdef int share(self, bytes data, Py_ssize_t frames) except -1
+    cdef bint _gathers(self, bytes payload) noexcept
+    cdef int _send(self, object payload, object before, object after) except -1
     cdef bint _may_put(self) except -1
     cdef int _prepare_chunks(self) except -1
     cdef int _append(self, bytes payload) except -1
@@ -172,9 +177,12 @@ cdef class Connection(Endpoint):
     cdef int _tail_to_chunk(self) except -1
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
+    cdef int _flushed(self) except -1
+    cdef int _flush_answers(self) except -1
     cdef int _send_some(self) except -1
     cdef Py_ssize_t _room_in_turn(self) noexcept
     cdef int _send_gathered(self) except -1
+    cdef int _gathered_in_part(self, Py_ssize_t sent) except -1
     cdef int _send_waiting(self) except -1
     cdef int _send_shared(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1

@@ -75,7 +75,7 @@ cdef class FrameDecoder:
     cdef Py_ssize_t guessed(self) noexcept
     cdef unsigned char* guess(self, unsigned char** header) except NULL
     cdef bytes received_guess(self, Py_ssize_t size)
-    cdef object feed_one(self, const unsigned char* data, Py_ssize_t size)
+    cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room)
     cdef int _out_of_memory(self, object exc, list items) except -1
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size, object owner, list items,

@@ -415,35 +415,34 @@ cdef class FrameDecoder:
             self._body = NULL
         return received
 
-    cdef object feed_one(self, const unsigned char* data, Py_ssize_t size):
-        """Return the one frame that data[0:size] is, neither more nor less; None, and nothing is done, if it is not.
+    cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept:
+        """Return the one frame that data[0:size] is, neither more nor less; NULL, and nothing is done, if it is not.
 
         A peer that waits for each answer sends nothing else, and a list for one frame is a tenth of what it costs.
+        Returns: a new reference.
         """
-        cdef Codec codec = self._codec
-        cdef Py_ssize_t head = codec.size, body = size - head
+        cdef Py_ssize_t body = size - self._codec.size
         cdef uint64_t value
         cdef PyObject* made
-        if body < 0 or self._state != HEADER or self._header_size or self._rest is not None or self._busy or \
-                not codec.simple or codec.deliver_as or body >= GUESSED or self._failure is not None:
-            return None
-        value = evl_load(data, codec.order)
-        if value < self._fast_low or value > self._fast_high or <int64_t>value - codec.delta != body:
-            return None
+        # A decoder that has failed or is closed is in a state of its own.
+        if body < 0 or self._state != HEADER or self._header_size or self._busy or self._rest is not None or \
+                not self._codec.simple or self._codec.deliver_as or body >= GUESSED:
+            return NULL
+        value = evl_load(data, self._codec.order)
+        if value < self._fast_low or value > self._fast_high or <int64_t>value - self._codec.delta != body:
+            return NULL
         # Nobody's code runs in this allocation.  Without memory the usual way says so, with all that belongs to it.
-        made = evl_copy(data + head, body)
+        made = evl_copy(data + self._codec.size, body)
         if made is NULL:
             PyErr_Clear()
-            return None
-        frame = <object>made
-        Py_DECREF(made)  # the variable has its own
+            return NULL
         self._position += size
         self._frames += 1
         self._payload_bytes += body
         if body > self._largest:
             self._largest = body
         self._expected = 0
-        return frame
+        return made
 
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room):
         """Decode data[0:size]; *owner* is the bytes object it lies in, or None: then what must be kept is copied."""
