@@ -100,8 +100,9 @@ static int evl_smalls_count;
    after several reads, would pile up. */
 static Py_ssize_t evl_smalls_out;
 
-/* Free all small ones: sizes that nobody sends any more must not fill the pool for ever. */
-static void evl_drop_smalls(void) {
+/* Free all small ones: sizes that nobody sends any more must not fill the pool for ever.  Not inlined, or the registers
+   that it needs were saved for each body that is given. */
+static __attribute__((noinline, cold)) void evl_drop_smalls(void) {
     for (int size = 0; size < EVL_SMALL_END; size++) {
         PyObject *body;
         while ((body = evl_smalls[size]) != NULL) {

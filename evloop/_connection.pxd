@@ -164,7 +164,6 @@ cdef class Connection(Endpoint):
     cdef void _leave_groups(self) noexcept
     cdef bint takes_shared(self) noexcept
     cdef int share(self, bytes data, Py_ssize_t frames) except -1
-    cdef bint _gathers(self, bytes payload) noexcept
     cdef int _send(self, object payload, object before, object after) except -1
     cdef bint _may_put(self) except -1
     cdef int _prepare_chunks(self) except -1

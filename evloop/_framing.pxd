@@ -4,10 +4,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 # Give back the memory of frames, if they are bytes objects that nobody else holds: of one whose reference is the
-# caller's; of an item of a list, whose place None takes; of the items of a list that only the caller holds, which are
-# taken off its end; of an item, if that is large.
+# caller's; of the items of a list that only the caller holds, which are taken off its end; of an item of a list, whose
+# place None takes, if it is large.
 cdef void give_back(PyObject* frame) noexcept
-cdef void give_item(list items, Py_ssize_t index) noexcept
 cdef void give_items(list items) noexcept
 cdef void give_large(list items, Py_ssize_t index) noexcept
 

@@ -84,10 +84,6 @@ cdef enum:
     DOUBT = 16
 
 
-cdef void give_item(list items, Py_ssize_t index) noexcept:
-    evl_give_item(<PyObject*>items, index, 0)
-
-
 cdef void give_items(list items) noexcept:
     evl_give_items(<PyObject*>items)
 
