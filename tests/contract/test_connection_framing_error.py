@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import pytest
+from packetpeers import packets
 from peers import U32, FrameRecorder, World, connection_class, encode, world
+from test_connection_packets import wide_pair
 from tlspeers import make_world
 
-from evloop import BadLength, BadMagic, CloseReason, FrameTooLarge, Framing, SinkError
+from evloop import BadLength, BadMagic, CloseReason, FrameTooLarge, Framing
+from evloop.reactor import RECV_BUFFER
 
 LIMIT = 100
 ABOVE = encode(bytes(LIMIT + 1))
@@ -261,3 +264,15 @@ def test_framing_error_is_not_called_for_a_broken_record(make_world):
     peer.fin()
     world.until(lambda: rec.lost)
     assert (rec.errors, rec.reason) == ([], CloseReason.TLS)
+
+
+def test_framing_error_of_a_packet_too_large_to_be_read_is_called(packets):
+    """The kernel has cut it, so it is no frame whatever is in it; the answer is a packet of its own."""
+    rec = Answering(error=say_bye)
+    _, peer = packets.connect(rec, reading=True, pair=wide_pair)
+    peer.sock.send(bytes(RECV_BUFFER + 1))
+    packets.until(lambda: peer.ended)
+    peer.fin()
+    packets.until(lambda: rec.lost)
+    assert ([type(exc).__name__ for exc in rec.errors], rec.reason) == (["PacketTooLarge"], CloseReason.FRAME_TOO_LARGE)
+    assert bytes(peer.received) == encode(b"bye")
