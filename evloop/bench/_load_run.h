@@ -278,6 +278,14 @@ static void evb_count_unfinished(evb_load *l) {
     }
 }
 
+/* Tell whether the interval that counts lasts.  That of a closed loop lasts until something has been counted: a server
+   that is slower than the interval is long, or had no core in it, has not failed, and one that has stalled is found. */
+static int evb_goes_on(const evb_load *l, uint64_t end) {
+    if (evb_stopped(l)) return 0;
+    if (l->count) return l->heap_size ? l->plan_budget > 0 : l->finished < l->count;
+    return l->now < end || (!l->heap_size && !l->messages);
+}
+
 /* Warm up, measure, drain.  Of an open loop all that was planned within the interval counts, however late it came back;
    of a closed one, what came back within it. */
 static int evb_measure(evb_load *l) {
@@ -295,8 +303,8 @@ static int evb_measure(evb_load *l) {
     if (!l->count) l->until = l->from + (double)l->duration;
     evb_set_phase(l, EVB_MEASURING);
     if ((l->count || !l->warmup) && evb_go(l)) return -1;
-    while (l->now < end && !evb_stopped(l) && (!l->count || (l->heap_size ? l->plan_budget > 0 : l->finished < l->count)))
-        if (evb_turn(l, end)) return -1;
+    while (evb_goes_on(l, end))
+        if (evb_turn(l, l->now < end ? end : l->now + EVB_TICK)) return -1;
     if (l->heap_size && evb_stopped(l)) l->until = (double)(l->now - l->origin);
     if (!l->heap_size) evb_end_statistics(l), l->measuring = 0;
     if (evb_drain(l)) return -1;

@@ -230,10 +230,10 @@ def latency(histogram: Histogram) -> dict[str, float]:
 
 
 def _server(options: LoadOptions, found: dict[str, Any], samples: _Samples) -> dict[str, Any]:
-    cpu, messages = found["server_cpu"], max(found["messages"], 1)
+    cpu, messages = found["server_cpu"], found["messages"]
     return {
         "pid": options.server_pids[0], "cpu_s": cpu or 0.0,
-        "us_per_message": None if cpu is None else cpu * 1e6 / messages,
+        "us_per_message": None if cpu is None or not messages else cpu * 1e6 / messages,
         "busy": None if cpu is None else cpu / found["seconds"],
         "rss_bytes": samples.rss,
         "context_switches_per_message": samples.switches_per_message,
@@ -244,7 +244,7 @@ def _client(options: LoadOptions, found: dict[str, Any]) -> dict[str, Any]:
     seconds, lag = found["seconds"], found["lag"].percentile(99)
     busy, waiting = found["client_cpu"] / seconds, found["client_wait"] / seconds
     made = {
-        "us_per_message": found["client_cpu"] * 1e6 / max(found["messages"], 1),
+        "us_per_message": found["client_cpu"] * 1e6 / found["messages"] if found["messages"] else None,
         "busy": busy,
         "waiting": waiting,
         "client_bound": busy + waiting > BUSY or lag > LATE,

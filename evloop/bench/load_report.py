@@ -104,12 +104,14 @@ def _messages(options: LoadOptions, found: Round) -> str:
     return f"  {what:<12}{found['messages']:,} in {found['seconds']:.2f} s   {rate}   {checked}"
 
 
+def _cpu(side: dict[str, Any], unit: str) -> list[str]:
+    """Return what a side has used; of no message there is no cost of one."""
+    each = [] if side["us_per_message"] is None else [f"{side['us_per_message']:.3f} us of CPU a {unit}"]
+    return [*each, f"{side['busy']:.0%} of a core"]
+
+
 def _server(server: dict[str, Any], unit: str) -> str:
-    parts = []
-    if server["us_per_message"] is None:
-        parts.append("CPU unknown, its process has ended")
-    else:
-        parts.append(f"{server['us_per_message']:.3f} us of CPU a {unit}, {server['busy']:.0%} of a core")
+    parts = ["CPU unknown, its process has ended"] if server["busy"] is None else _cpu(server, unit)
     if server["rss_bytes"] is not None:
         parts.append(f"{server['rss_bytes'] / MIB:.1f} MiB resident")
     if server["context_switches_per_message"] is not None:
@@ -118,7 +120,7 @@ def _server(server: dict[str, Any], unit: str) -> str:
 
 
 def _client(client: dict[str, Any], unit: str) -> str:
-    parts = [f"{client['us_per_message']:.3f} us of CPU a {unit}, {client['busy']:.0%} of a core"]
+    parts = _cpu(client, unit)
     if client["waiting"] > 0.005:
         parts.append(f"{client['waiting']:.0%} waiting for one")
     if "lag_p99_ns" in client:

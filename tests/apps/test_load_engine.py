@@ -15,7 +15,7 @@ from loadpeers import Broadcast, LoadPeer, answering, echo, frame, read_frame, r
 import evloop
 
 load = pytest.importorskip("evloop.bench.load", reason="the load generator is compiled, and this build is pure")
-from evloop.bench import load_options  # noqa: E402
+from evloop.bench import load_options, load_report  # noqa: E402
 from evloop.bench._load import MOST_CLASSES, MOST_SERVERS, PATTERNS, Histogram  # noqa: E402
 
 
@@ -400,6 +400,29 @@ def test_open_loop_overload_reports_what_was_not_sent():
     client = outcome.round["client"]
     assert client["unsent"] > 100
     assert outcome.round["messages"] + client["unsent"] + client["unanswered"] == pytest.approx(500, abs=2)
+
+
+def test_open_loop_without_a_message_has_no_cost_of_one():
+    """What was spent all the same would be printed as the cost of one message."""
+    with LoadPeer(answering(echo)) as peer:
+        asked = options(peer, rate=0.001, connections=1, count=0, duration=0.01, server_pids=(os.getpid(),))
+        outcome = load.run(asked)
+    found = outcome.round
+    assert (found["messages"], found["client"]["us_per_message"], found["server"]["us_per_message"]) == (0, None, None)
+    said = load_report.text(asked, outcome)
+    assert "CPU a message" not in said and "unknown" not in said and "% of a core" in said
+
+
+def test_closed_loop_interval_without_a_reply_lasts_until_one_has_come():
+    """A server that is slower than the interval is long has not failed, and a row of nothing helps nobody."""
+    pause = threading.Event()
+
+    def late(k, payload):
+        pause.wait(0.01)
+        return frame(payload)
+
+    found = run(answering(late), count=0, duration=0.001).round
+    assert found["messages"] >= 1 and found["seconds"] >= 0.001
 
 
 def test_closed_loop_of_a_duration_ends_and_drains():
