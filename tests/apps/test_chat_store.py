@@ -9,14 +9,16 @@ import resource
 import sqlite3
 import stat
 import threading
+from types import SimpleNamespace
 
 import pytest
 from chatpeers import Chat, body_of
+from peers import World
 from programs import Served, frame, receive_frame, run_program, serving
 
 from evloop.apps.chat import sqlite, sqlite_file
 from evloop.apps.chat.sqlite import SqliteStore, StoreError, Talks
-from evloop.apps.chat.sqlite_file import MOST_ROWS, Row, Sweeper
+from evloop.apps.chat.sqlite_file import MOST_ROWS, Batch, Sweeper
 from evloop.apps.chat.store import RoomState
 from evloop.apps.chat.wire import Msg
 
@@ -175,7 +177,7 @@ def test_row_that_cannot_be_written_loses_no_other_room(path):
     """One message that SQLite does not take is that room's trouble alone, up to the next one."""
     with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
         rows = [row(room, seq, body="\ud800" if (room, seq) == (2, 2) else "x") for seq in (1, 2, 3) for room in (1, 2)]
-        outcome = sqlite_file.write(db, rows)
+        outcome = sqlite_file.write(db, Batch(rows))
         assert (list(outcome.kept), list(outcome.failed), outcome.broken) == ([0, 1, 2, 4], [3, 5], False)
         assert "surrogate" in outcome.error
         assert seqs_of(db, 1) == [1, 2, 3] and seqs_of(db, 2) == [1]
@@ -185,7 +187,7 @@ def test_row_that_cannot_be_written_loses_no_other_room(path):
 def test_batch_of_any_size_is_written_whole(path, count):
     """Each size is made of statements that are prepared once; none may lack a row."""
     with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
-        outcome = sqlite_file.write(db, [row(1, seq) for seq in range(1, count + 1)])
+        outcome = sqlite_file.write(db, Batch(row(1, seq) for seq in range(1, count + 1)))
         assert list(outcome.kept) == list(range(count)) and outcome.error == ""
         assert seqs_of(db, 1) == list(range(1, count + 1))
 
@@ -193,15 +195,34 @@ def test_batch_of_any_size_is_written_whole(path, count):
 def test_repeat_in_a_late_part_of_a_batch_loses_nothing_of_the_parts_before(path):
     """A batch is several statements, and the one at fault undoes all of them: they are written again, row by row."""
     with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
-        sqlite_file.write(db, [row(1, 1, cid="c")])
-        outcome = sqlite_file.write(db, [*(row(2, seq) for seq in range(1, MOST_ROWS + 5)), row(1, 2, cid="c")])
+        sqlite_file.write(db, Batch([row(1, 1, cid="c")]))
+        rows = [*(row(2, seq) for seq in range(1, MOST_ROWS + 5)), row(1, 2, cid="c")]
+        outcome = sqlite_file.write(db, Batch(rows))
         assert list(outcome.kept) == list(range(MOST_ROWS + 4)) and not outcome.failed
         assert [(index, first.seq) for index, first in outcome.repeats] == [(MOST_ROWS + 4, 1)]
         assert seqs_of(db, 2) == list(range(1, MOST_ROWS + 5)) and seqs_of(db, 1) == [1]
 
 
+@pytest.mark.parametrize(("count", "times"), [(1, 1), (25, 1), (26, 1.04), (100, 4), (101, 4)])
+def test_batch_is_gathered_for_longer_the_more_the_last_one_had(path, monkeypatch, count, times):
+    """A message costs the less the more are written with it, and one by one nobody has to wait for that."""
+    monkeypatch.setattr(sqlite, "GATHER", 0.005)
+    room = SimpleNamespace(kept=sqlite.Kept(1, None), name="r", epoch="e", state=RoomState(), users={}, private=False)
+    with contextlib.closing(World()) as world, SqliteStore(path) as store:
+        kept = []
+        store.start(world.reactor, kept.extend, None, None)
+        for seq in range(1, count + 1):
+            msg = Msg(seq=seq, ts=1, sender="amy", body="x")
+            store.append(SimpleNamespace(room=room, msg=msg, user="g-1", state=None))
+        world.until(lambda: len(kept) == count)
+        assert store._next - world.reactor.time() == pytest.approx(0.005 * times)
+
+
 def row(room, seq, body="x", ts=1, state=None, cid=None):
-    return Row(room, f"room{room}", "e", state, "g-1", Msg(seq=seq, ts=ts, sender="amy", body=body, cid=cid))
+    """Return what of an Entry is written down."""
+    where = SimpleNamespace(kept=SimpleNamespace(id=room), name=f"room{room}", epoch="e")
+    msg = Msg(seq=seq, ts=ts, sender="amy", body=body, cid=cid)
+    return SimpleNamespace(room=where, state=state, user="g-1", msg=msg)
 
 
 def seqs_of(db, room):
@@ -418,10 +439,11 @@ def write_all(db, rows):
     for at in range(0, len(rows), MOST_ROWS):
         part = []
         for one in rows[at : at + MOST_ROWS]:
-            new = one.room_id not in seen and one.state is None
-            seen.add(one.room_id)
-            part.append(one._replace(state=RoomState()) if new else one)
-        assert not sqlite_file.write(db, part).failed
+            if one.room.kept.id not in seen and one.state is None:
+                one.state = RoomState()
+            seen.add(one.room.kept.id)
+            part.append(one)
+        assert not sqlite_file.write(db, Batch(part)).failed
 
 
 def test_page_that_begins_before_what_is_kept_has_no_hole(path):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from evloop.apps.chat import sqlite_file, wire
 from evloop.apps.chat.names import conversation_users
-from evloop.apps.chat.sqlite_file import DatabaseFile, Outcome, Row, StoreError, Sweeper
+from evloop.apps.chat.sqlite_file import Batch, DatabaseFile, Outcome, StoreError, Sweeper
 from evloop.apps.chat.store import Loaded, Repeat, Unavailable, new_epoch
 from evloop.apps.chat.wire import Durability, Msg
 
@@ -42,18 +42,25 @@ __all__ = ["SqliteStore", "StoreError"]
 
 logger = logging.getLogger("evloop.chat")
 
-# Seconds between two batches.  Alone, a message goes at once; at 20,000 a second a batch has 100, and with 200 commits
-# a second SQLite takes a tenth of the time that 20,000 would.  Price: 5 ms of a busy server's latency.
+# Seconds between two batches, at least; alone, a message goes at once.  The longer, the fewer pages are written: those
+# of 100 rooms have all changed after 100 messages as after 400.  So above FEW messages in a batch, 5,000 a second, it
+# is up to LONGER times as long, and with 400 in one a message costs half of what it does with 100: two writes and not
+# five.  Price: 5 ms of the latency of a server that is in use, 20 ms of a busy one's.
 GATHER = 0.005
+FEW = 25
+LONGER = 4
 
 # Messages of a batch: 10 ms for SQLite.  A loop that was held up, by whatever else the machine does, has to catch up.
 MOST_BATCH = 1024
 
-# Messages that are shown in one turn of the loop: 2 ms in rooms of five, with what is sent, which is the lag that
-# everybody else feels; or this part of all that are kept and not shown, if it is more: a loop whose turns are long has
-# to catch up.  At 20,000 messages a second a lag of 2 to 5 ms at p99, with 256 one of 6 to 7 (bench/chat_load.py).
-SLICE = 64
+# Messages that are shown in one turn of the loop, or this part of all that are kept and not shown, if it is more: a
+# loop whose turns are long has to catch up.  Who gets several in a turn gets them with one system call, which is most
+# of what a message costs: of 400 in 100 rooms of five, 256 take 500 calls, and 64 at a time 1,280.  Price: 2 to 3 ms
+# in a turn, which is the lag that everybody else feels.  No more than so many deliveries besides, 50 ns each: the
+# calls of a large room the reactor divides by itself, but not that.
+SLICE = 256
 SHARE = 8
+DELIVERIES = 65_536
 
 # Seconds in which nothing is taken after the disk has failed; then one batch tries.
 RETRY = 1.0
@@ -137,12 +144,12 @@ class SqliteStore:
             undo.pop_all()
         self._writer = Worker("chat-writer", Writing(for_writer, keep, room_keep))
         self._reader = Worker("chat-reader", Reading(for_reader))
-        self._queue: list[tuple[Entry, Kept, RoomState | None]] = []
-        self._flying: list[tuple[Entry, Kept, RoomState | None]] = []
+        self._queue: list[Entry] = []
+        self._flying: list[Entry] = []
         self._kept: deque[Entry] = deque()  # and not shown yet
         self._trouble: Outcome | None = None
         self._bytes = self._reads = 0
-        self._handed = self._refused_until = -RETRY
+        self._next = self._refused_until = -RETRY
         self._refusal = ""
         self._scheduled = self._showing = False
         self._closing: Callable[[], None] | None = None
@@ -186,12 +193,14 @@ class SqliteStore:
         if self._refusal and self._reactor.time() < self._refused_until:
             raise Unavailable(self._refusal)
         room = entry.room
-        kept: Kept = room.kept
-        changed = None if room.state is kept.state else room.state
-        kept.state = room.state
-        self._queue.append((entry, kept, changed))
+        if room.state is room.kept.state:
+            entry.state = None
+        else:
+            entry.state = room.kept.state = room.state
+        self._queue.append(entry)
         self._bytes += len(entry.msg.body)
-        self._schedule()
+        if not (self._scheduled or self._flying):
+            self._schedule()
         return False
 
     def load(self, name: str, done: Callable[[Loaded | None], None]) -> None:
@@ -231,7 +240,7 @@ class SqliteStore:
         if self._scheduled or self._flying or not (self._queue or self._closing is not None):
             return
         self._scheduled = True
-        wait = self._handed + GATHER - self._reactor.time()
+        wait = self._next - self._reactor.time()
         if wait <= 0.0 or self._closing is not None:
             self._reactor.call_soon(self._hand_over)
         else:
@@ -242,19 +251,15 @@ class SqliteStore:
         batch = self._flying = self._queue[:MOST_BATCH]
         del self._queue[:MOST_BATCH]
         if batch:
-            self._handed = self._reactor.time()
-            rows = [
-                Row(kept.id, entry.room.name, entry.room.epoch, state, entry.user, entry.msg)
-                for entry, kept, state in batch
-            ]
-            self._writer.do(rows, self._written)
+            self._next = self._reactor.time() + GATHER * min(max(len(batch) / FEW, 1.0), LONGER)
+            self._writer.do(Batch(batch), self._written)
         elif self._closing is not None and not self._kept:
             done, self._closing = self._closing, None
             self._writer.do(None, lambda _: self._reader.do(None, lambda _: self._closed(done)))
 
     def _written(self, outcome: Outcome) -> None:
         """Take what has become of the batch; the thread gets the next one before this one is shown."""
-        self._kept.extend(self._flying[index][0] for index in outcome.kept)
+        self._kept.extend([self._flying[index] for index in outcome.kept])
         if outcome.repeats or outcome.failed:
             self._trouble = outcome  # the next batch waits: a part of it is behind what was not kept
         else:
@@ -265,11 +270,17 @@ class SqliteStore:
 
     def _show(self) -> None:
         """Show a slice of what is kept, the next one in a later turn, and behind it what was not kept."""
-        entries = [self._kept.popleft() for _ in range(min(max(SLICE, len(self._kept) // SHARE), len(self._kept)))]
-        for entry in entries:
+        entries: list[Entry] = []
+        deliveries = 0
+        most = max(SLICE, len(self._kept) // SHARE)
+        while self._kept and len(entries) < most and deliveries < DELIVERIES:
+            entry = self._kept.popleft()
+            entries.append(entry)
+            room = entry.room
+            deliveries += len(room.users)
             self._bytes -= len(entry.msg.body)
-            if entry.room.private:
-                self._talks.add(entry.room.name, entry.room.epoch, entry.msg)
+            if room.private:
+                self._talks.add(room.name, room.epoch, entry.msg)
         if entries:
             self._refusal = ""
             self._committed(entries)
@@ -283,26 +294,26 @@ class SqliteStore:
             self._settle(batch, trouble)
         self._schedule()
 
-    def _settle(self, batch: list[tuple[Entry, Kept, RoomState | None]], outcome: Outcome) -> None:
+    def _settle(self, batch: list[Entry], outcome: Outcome) -> None:
         """Tell what was not kept, when all that was before it is shown."""
         kept = set(outcome.kept)
-        self._bytes -= sum(len(item[0].msg.body) for index, item in enumerate(batch) if index not in kept)
+        self._bytes -= sum(len(entry.msg.body) for index, entry in enumerate(batch) if index not in kept)
         for index, first in outcome.repeats:
-            entry = batch[index][0]
+            entry = batch[index]
             self._take_back([entry])
             self._repeated(entry, first)
         if outcome.failed:
             if outcome.broken:
                 self._refusal = f"the database cannot be written: {outcome.error}"
                 self._refused_until = self._reactor.time() + RETRY
-            failed = [batch[index][0] for index in outcome.failed]
+            failed = [batch[index] for index in outcome.failed]
             self._failed([*failed, *self._take_back(failed)], outcome.error)
 
     def _take_back(self, entries: list[Entry]) -> list[Entry]:
         """Take what is behind *entries* in their rooms out of the queue, and return it."""
         rooms = {id(entry.room): entry.room for entry in entries}
-        taken = [entry for entry, _, _ in self._queue if id(entry.room) in rooms]
-        self._queue = [item for item in self._queue if id(item[0].room) not in rooms]
+        taken = [entry for entry in self._queue if id(entry.room) in rooms]
+        self._queue = [entry for entry in self._queue if id(entry.room) not in rooms]
         self._bytes -= sum(len(entry.msg.body) for entry in taken)
         for room in rooms.values():
             room.kept.state = None  # nobody knows what was written of it: it goes with the next message
@@ -409,13 +420,13 @@ class Writing:
         self._sweep_at = monotonic() + wait
         return wait
 
-    def work(self, rows: Sequence[Row]) -> Outcome:
-        """Write *rows*."""
+    def work(self, batch: Batch) -> Outcome:
+        """Write *batch*."""
         try:
-            return sqlite_file.write(self.db, rows)
+            return sqlite_file.write(self.db, batch)
         except Exception as exc:  # nobody else would tell those who wait
             logger.exception("chat: writing failed")
-            return Outcome(failed=range(len(rows)), error=str(exc), broken=True)
+            return Outcome(failed=range(len(batch)), error=str(exc), broken=True)
 
 
 class Reading:

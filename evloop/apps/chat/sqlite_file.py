@@ -12,13 +12,16 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from evloop.apps.chat.store import RoomState
 from evloop.apps.chat.wire import File, Msg
+
+if TYPE_CHECKING:
+    from evloop.apps.chat.rooms import Entry
 
 # "EvCh": what tells this file from another application's (pragma application_id).
 APPLICATION = 0x45764368
@@ -117,15 +120,38 @@ class RoomRow(NamedTuple):
     tail: list[Msg]
 
 
-class Row(NamedTuple):
-    """A message to be written, with its room; *state* is to be written, too, unless it is None."""
+class Batch:
+    """Messages to be written, in order, as what SQLite is given: made in the reactor's thread, for the writing one.
 
-    room_id: int
-    name: str
-    epoch: str
-    state: RoomState | None
-    sender: str
-    msg: Msg
+    There all has to be ready: what that thread does beside the steps of a statement, it does with the interpreter's
+    lock, and the loop waits.
+
+    Attributes:
+        values: `_WIDTH` for each message.
+        states: what is to be written of a room, with its id, name and epoch, by the index of the message before which.
+    """
+
+    __slots__ = ("values", "states")
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.values: list[Any] = []
+        self.states: dict[int, tuple[int, str, str, RoomState]] = {}
+        values = self.values
+        for index, entry in enumerate(entries):
+            room, msg = entry.room, entry.msg
+            number = room.kept.id
+            if entry.state is not None:
+                self.states[index] = number, room.name, room.epoch, entry.state
+            common = msg.re is None and msg.file is None and msg.to is None and msg.op is None
+            more = None if common else _more(msg)
+            values += (number, msg.seq, msg.ts, msg.kind, entry.user, msg.sender, msg.cid, msg.body, more)
+
+    def __len__(self) -> int:
+        return len(self.values) // _WIDTH
+
+    def row(self, index: int) -> list[Any]:
+        """Return the values of one message: room, seq, ts, kind, user id, nick, cid, ..."""
+        return self.values[index * _WIDTH : (index + 1) * _WIDTH]
 
 
 class Outcome(NamedTuple):
@@ -253,19 +279,19 @@ def _make(path: str) -> None:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(db: sqlite3.Connection, rows: Sequence[Row]) -> Outcome:
-    """Write *rows* in one transaction; never raises an sqlite3.Error.
+def write(db: sqlite3.Connection, batch: Batch) -> Outcome:
+    """Write *batch* in one transaction; never raises an sqlite3.Error.
 
     What cannot be written loses nothing else but what is behind it in its room.
     """
     try:
-        _write_all(db, rows)
+        _write_all(db, batch)
     except (sqlite3.OperationalError, sqlite3.DatabaseError, ValueError, OverflowError) as exc:
         error = _undo(db, exc)
         if _is_the_disk(exc):
-            return Outcome(failed=range(len(rows)), error=error, broken=True)
-        return _write_singly(db, rows)
-    return Outcome(kept=range(len(rows)))
+            return Outcome(failed=range(len(batch)), error=error, broken=True)
+        return _write_singly(db, batch)
+    return Outcome(kept=range(len(batch)))
 
 
 def _is_the_disk(exc: Exception) -> bool:
@@ -282,79 +308,69 @@ def _undo(db: sqlite3.Connection, exc: BaseException) -> str:
     return str(exc)
 
 
-def _write_all(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    states = [row for row in rows if row.state is not None]
-    if not states and len(rows) in _INSERTS:
-        _insert(db, rows)  # a transaction of its own
+def _write_all(db: sqlite3.Connection, batch: Batch) -> None:
+    if not batch.states and len(batch) in _INSERTS:
+        _insert(db, batch)  # a transaction of its own
         return
     db.execute("BEGIN IMMEDIATE")
-    for row in states:
-        _write_state(db, row)
-    _insert(db, rows)
+    for state in batch.states.values():
+        _write_state(db, state)
+    _insert(db, batch)
     db.execute("COMMIT")
 
 
-def _write_singly(db: sqlite3.Connection, rows: Sequence[Row]) -> Outcome:
-    """Write *rows* one by one: one of them cannot be."""
+def _write_singly(db: sqlite3.Connection, batch: Batch) -> Outcome:
+    """Write *batch* message by message: one of them cannot be written."""
     kept: list[int] = []
     repeats: list[tuple[int, Msg]] = []
     failed: list[int] = []
     trouble: dict[int, str] = {}  # by room: why; "" if it was a repeat
     try:
         db.execute("BEGIN IMMEDIATE")
-        for index, row in enumerate(rows):
-            if row.room_id in trouble:
-                if trouble[row.room_id]:
+        for index in range(len(batch)):
+            row = batch.row(index)
+            number = row[0]
+            if number in trouble:
+                if trouble[number]:
                     failed.append(index)
                 continue
             try:
-                _write_all_but_commit(db, row)
+                if index in batch.states:
+                    _write_state(db, batch.states[index])
+                db.execute(_INSERT_ONE, row)
                 kept.append(index)
             except (sqlite3.DatabaseError, sqlite3.InterfaceError, ValueError, OverflowError) as exc:
                 if _is_the_disk(exc):
                     raise
                 first = _first_time(db, row)
-                trouble[row.room_id] = "" if first else str(exc)
+                trouble[number] = "" if first else str(exc)
                 if first is None:
                     failed.append(index)
                 else:
                     repeats.append((index, first))
         db.execute("COMMIT")
     except sqlite3.Error as exc:
-        return Outcome(failed=range(len(rows)), error=_undo(db, exc), broken=True)
+        return Outcome(failed=range(len(batch)), error=_undo(db, exc), broken=True)
     return Outcome(kept, repeats, failed, "; ".join({text for text in trouble.values() if text}))
 
 
-def _write_all_but_commit(db: sqlite3.Connection, row: Row) -> None:
-    if row.state is not None:
-        _write_state(db, row)
-    db.execute(_INSERT_ONE, _values([row]))
+def _write_state(db: sqlite3.Connection, state: tuple[int, str, str, RoomState]) -> None:
+    db.execute(_SET_ROOM, (*state[:3], _encode(state[3]).decode()))
 
 
-def _write_state(db: sqlite3.Connection, row: Row) -> None:
-    db.execute(_SET_ROOM, (row.room_id, row.name, row.epoch, _encode(row.state).decode()))
-
-
-def _insert(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Insert *rows*: one statement for each MOST_ROWS, and at most two for the rest.
+def _insert(db: sqlite3.Connection, batch: Batch) -> None:
+    """Insert *batch*: one statement for each MOST_ROWS, and at most two for the rest.
 
     One statement for many rows: each is a moment without the interpreter's lock, after which a busy loop has it, and
     this thread would wait for it up to 5 ms (sys.getswitchinterval), at each row.  1 to 16 rows, or a multiple of 16,
     have a statement, so that they can be prepared once: 31 of them, in about a megabyte.
     """
-    at = 0
-    while at < len(rows):
-        left = min(len(rows) - at, MOST_ROWS)
-        part = rows[at : at + (left - left % _STEP or left)]
-        db.execute(_INSERTS[len(part)], _values(part))
-        at += len(part)
-
-
-def _values(rows: Sequence[Row]) -> list[Any]:
-    values: list[Any] = []
-    for room_id, _, _, _, sender, msg in rows:
-        values += (room_id, msg.seq, msg.ts, msg.kind, sender, msg.sender, msg.cid, msg.body, _more(msg))
-    return values
+    at, size = 0, len(batch)
+    while at < size:
+        left = min(size - at, MOST_ROWS)
+        count = left - left % _STEP or left
+        db.execute(_INSERTS[count], batch.values[at * _WIDTH : (at + count) * _WIDTH])
+        at += count
 
 
 def _statement(count: int, on_conflict: str) -> str:
@@ -370,18 +386,17 @@ _INSERTS = {
 _INSERT_ONE = _statement(1, "")  # undoes itself alone; of one row nothing has to be copied for that
 
 
-def _more(msg: Msg) -> str | None:
-    if msg.re is None and msg.file is None and msg.to is None and msg.op is None:
-        return None
+def _more(msg: Msg) -> str:
     return _encode(More(msg.re, msg.file, msg.to, msg.op, msg.who, msg.secs)).decode()
 
 
-def _first_time(db: sqlite3.Connection, row: Row) -> Msg | None:
+def _first_time(db: sqlite3.Connection, row: Sequence[Any]) -> Msg | None:
     """Return the message that was said with the same cid, by the same user in the same room, or None."""
+    number, _, _, _, user, _, cid, _, _ = row
     found = db.execute(
-        "SELECT seq FROM events WHERE room_id = ? AND sender = ? AND cid = ?", (row.room_id, row.sender, row.msg.cid)
+        "SELECT seq FROM events WHERE room_id = ? AND sender = ? AND cid = ?", (number, user, cid)
     ).fetchone()
-    return None if found is None else messages(db, row.room_id, found[0] - 1, found[0] + 1, 1, newest=True)[0]
+    return None if found is None else messages(db, number, found[0] - 1, found[0] + 1, 1, newest=True)[0]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
