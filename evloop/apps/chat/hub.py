@@ -331,7 +331,7 @@ class Hub:
             first = room.pending.popleft()
             assert first is entry, "a store tells in the order of the appends"
             room.commit(entry)
-            if not room.pending:
+            if not room.pending and (room.private or not room.users):
                 self.rest(room)
         if self.degraded:
             self._degrade(False, "restored")

@@ -20,7 +20,7 @@ from evloop.apps.chat.moderation import Refused, change_of, first_member, is_ban
 from evloop.apps.chat.names import fold, room_name
 from evloop.apps.chat.rooms import Conversation, Room
 from evloop.apps.chat.store import Unavailable
-from evloop.apps.chat.users import Said, User, digest_of
+from evloop.apps.chat.users import Said, User
 from evloop.apps.chat.wire import Event, Msg, Ok, Say
 
 if TYPE_CHECKING:
@@ -258,28 +258,31 @@ def say(session: Session, request: Say, room: Room | None = None) -> None:
         room = session.rooms.get(request.room)  # type: ignore[arg-type]  # None is the name of none
         if room is None or request.to is not None:
             return _say_elsewhere(session, request)
-    user, body, cid = session.user, request.body, request.cid
+    user, body, kind, ref = session.user, request.body, request.kind, request.ref
     assert user is not None
     if len(body) > _SURELY_SHORT and len(body.encode()) > wire.MAX_BODY:
-        return session.error(request.ref, "too_big", f"body of {len(body.encode())} bytes exceeds {wire.MAX_BODY}")
-    key, recent = (room.name, cid), user.recent
-    digest = digest_of(body, request.kind)
-    said = recent.get(key)
+        return session.error(ref, "too_big", f"body of {len(body.encode())} bytes exceeds {wire.MAX_BODY}")
+    name, cid, recent = room.name, request.cid, user.recent
+    key = name, cid
+    digest = hash(body) ^ hash(kind)  # digest_of
+    said = recent.younger.get(key) or recent.older.get(key)
     if said is not None:
         return _repeat(session, request, room, said, digest)
     if room.state.mutes and is_muted(room, user):
-        return session.error(request.ref, "muted", room.name)
-    seq, ts = room.next_place()
-    msg = Msg(seq=seq, ts=ts, sender=user.nick, body=body, room=room.name, cid=cid)
-    if request.kind != "text" or request.re is not None or request.file is not None:
-        msg.kind, msg.re, msg.file = request.kind, request.re, request.file
-    if isinstance(room, Conversation):
-        msg.room, msg.dm, msg.user, msg.to = None, room.name, user.id, room.nick_of(room.other(user.id))
+        return session.error(ref, "muted", name)
+    msg = Msg(seq=0, ts=0, sender=user.nick, body=body, room=name, cid=cid)
+    if kind != "text" or request.re is not None or request.file is not None:
+        msg.kind, msg.re, msg.file = kind, request.re, request.file
+    if room.private:
+        assert isinstance(room, Conversation)
+        msg.room, msg.dm, msg.user, msg.to = None, name, user.id, room.nick_of(room.other(user.id))
     try:
-        room.post(msg, session, request.ref, key)
+        room.post(msg, session, ref, key)
     except Unavailable as exc:
-        return session.error(request.ref, "unavailable", str(exc))
-    recent.add(key, (seq, ts, room.epoch, digest))
+        return session.error(ref, "unavailable", str(exc))
+    if len(recent.younger) >= recent.least:
+        recent.turn()
+    recent.younger[key] = msg.seq, msg.ts, room.epoch, digest
     return None
 
 
@@ -378,9 +381,8 @@ def mod(session: Session, request: wire.Mod) -> None:
         change = change_of(session, room, request)
     except Refused as exc:
         return session.error(request.ref, exc.code, exc.detail)
-    seq, ts = room.next_place()
     msg = Msg(
-        seq=seq, ts=ts, sender=user.nick, body=names.one_line(request.text), room=room.name, kind="mod",
+        seq=0, ts=0, sender=user.nick, body=names.one_line(request.text), room=room.name, kind="mod",
         op=request.op, who=request.who, secs=request.secs,
     )  # fmt: skip
     expelled, before = change.expelled, room.state

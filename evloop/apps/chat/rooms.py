@@ -17,6 +17,8 @@ from sys import getsizeof
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from evloop.apps.chat.fanout import FanOut
 from evloop.apps.chat.names import conversation_users
 from evloop.apps.chat.store import Loaded, RoomState, Unavailable
@@ -33,7 +35,7 @@ _OVERHEAD = 400
 _by_fold = attrgetter("fold")
 
 
-class Entry:
+class Entry(Struct, eq=False):
     """A message that has its place and is on its way into the store.
 
     Attributes:
@@ -46,28 +48,15 @@ class Entry:
         repeats: (session, ref) of those who have asked for it again meanwhile.
     """
 
-    __slots__ = ("room", "msg", "user", "state", "session", "ref", "key", "then", "repeats")
-
-    def __init__(
-        self,
-        room: Room,
-        msg: Msg,
-        session: Session,
-        ref: int | None,
-        key: tuple[str, str] | None = None,
-        state: RoomState | None = None,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        assert session.user is not None
-        self.room = room
-        self.msg = msg
-        self.user = session.user.id
-        self.session = session
-        self.ref = ref
-        self.key = key
-        self.state = state
-        self.then = then
-        self.repeats: list[tuple[Session, int | None]] = []
+    room: Room
+    msg: Msg
+    user: str
+    session: Session
+    ref: int | None
+    key: tuple[str, str] | None = None
+    state: RoomState | None = None
+    then: Callable[[], None] | None = None
+    repeats: list[tuple[Session, int | None]] = []
 
 
 class Ring:
@@ -149,28 +138,29 @@ class Gathered:
 
     Attributes:
         sender: whose read it is; None: nothing is gathered.
+        room, messages: what was said, and where; None: nothing yet.
     """
 
-    __slots__ = ("sender", "_room", "_messages")
+    __slots__ = ("sender", "room", "messages")
 
     def __init__(self) -> None:
         self.sender: Session | None = None
-        self._room: Room | None = None
-        self._messages: list[Msg] = []
+        self.room: Room | None = None
+        self.messages: list[Msg] = []
 
     def add(self, room: Room, msg: Msg) -> None:
         """Show *msg* in *room* later."""
-        if room is not self._room:
+        if room is not self.room:
             self.flush()
-            self._room = room
-        self._messages.append(msg)
+            self.room = room
+        self.messages.append(msg)
 
     def flush(self) -> None:
         """Show what was gathered."""
-        if self._messages:
-            room, sender, messages = self._room, self.sender, self._messages
+        if self.messages:
+            room, sender, messages = self.room, self.sender, self.messages
             assert room is not None and sender is not None
-            self._room, self._messages = None, []
+            self.room, self.messages = None, []
             room.show_many(messages, sender)
 
     def end(self) -> None:
@@ -225,13 +215,6 @@ class Room:
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    def next_place(self) -> tuple[int, int]:
-        """Return seq and time (ms) of the next message; time does not go back within a room."""
-        ts = time_ns() // 1_000_000
-        if ts > self._ts:
-            self._ts = ts
-        return self.assigned + 1, self._ts
-
     def post(
         self,
         msg: Msg,
@@ -241,7 +224,9 @@ class Room:
         state: RoomState | None = None,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Give *msg* the place that it has from :meth:`next_place`; *session* gets ``ok`` with *ref* when it is kept.
+        """Give *msg* its place, seq and time; *session* gets ``ok`` with *ref* when it is kept.
+
+        Time (ms) does not go back within a room.
 
         Args: key, state, then: as for an Entry.
         Raises: Unavailable: it was not taken.
@@ -249,14 +234,22 @@ class Room:
         hub = self.hub
         if hub.closing:
             raise Unavailable("the server stops")
+        ts = time_ns() // 1_000_000
+        if ts > self._ts:
+            self._ts = ts
+        else:
+            ts = self._ts
+        msg.ts = ts
+        msg.seq = seq = self.assigned + 1
         if hub.keeps_nothing and then is None:
-            self.assigned = msg.seq
+            self.assigned = seq
             return self.shown(msg, session, ref)
         if hub.pending >= hub.limits.pending:
             raise Unavailable(f"{hub.pending} messages wait for the database")
-        entry = Entry(self, msg, session, ref, key, state, then)
+        assert session.user is not None
+        entry = Entry(self, msg, session.user.id, session, ref, key, state, then)
         kept = hub.store.append(entry)
-        self.assigned = msg.seq
+        self.assigned = seq
         if kept:
             return self.commit(entry)
         hub.pending += 1
@@ -266,27 +259,31 @@ class Room:
         """Show what is kept, and answer all who wait for that."""
         msg = entry.msg
         self.shown(msg, entry.session, entry.ref)
-        for other, ref in entry.repeats:
-            if ref is not None:
-                other.send(self.ok(ref, msg, dup=True))
+        if entry.repeats:
+            for other, ref in entry.repeats:
+                if ref is not None:
+                    other.send(self.ok(ref, msg, dup=True))
         if entry.then is not None:
             self.hub.gathered.flush()  # who is taken out has seen why
             entry.then()
 
     def shown(self, msg: Msg, sender: Session, ref: int | None) -> None:
         """Show *msg*: to its sender as ``ok``, at this place in the order, to all others as ``msg``."""
-        hub = self.hub
-        hub.kept_bytes += self.ring.append(msg)
+        hub, gathered, conn = self.hub, self.hub.gathered, sender.conn
+        held = hub.kept_bytes = hub.kept_bytes + self.ring.append(msg)
         hub.said += 1
-        if self.private:
+        if gathered.room is self and gathered.sender is sender:
+            gathered.messages.append(msg)
+        elif self.private:
             self.show(msg, sender)
-        elif hub.gathered.sender is sender:
-            hub.gathered.add(self, msg)
+        elif gathered.sender is sender:
+            gathered.add(self, msg)
         else:
-            self._fanout.send(msg, sender.conn)
-        if ref is not None:
-            sender.send(self.ok(ref, msg))
-        if hub.kept_bytes > hub.limits.total_bytes:
+            self._fanout.send(msg, conn)
+        if ref is not None and conn is not None:
+            ok = self.ok(ref, msg) if self.private else Ok(ref=ref, seq=msg.seq, epoch=self.epoch, ts=msg.ts)
+            conn.send(sender.payload(ok))
+        if held > hub.limits.total_bytes:
             hub.relieve(self)
 
     def ok(self, ref: int, msg: Msg, dup: bool = False) -> Ok:

@@ -95,6 +95,7 @@ class Session:
     Attributes:
         state: see above.
         transport, conn, variant: how it is reached; None while it is held.
+        payload: makes of a message what ``conn.send()`` takes; None before the first message.
         sid, key: what resumes it.
         user: whose it is; None for a stranger.
         rooms: those that it is in, by name.
@@ -107,7 +108,7 @@ class Session:
 
     __slots__ = (
         *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
-        *("typed", "joins", "waits", "_decode", "_payload", "_handlers", "_bad", "_bucket", "_codec"),
+        *("payload", "typed", "joins", "waits", "_decode", "_handlers", "_bad", "_bucket", "_codec"),
         *("_holds", "_unread", "_kept"),
     )
 
@@ -126,7 +127,7 @@ class Session:
         self.typed = -limits.typing_interval
         self._codec: Codec = JSON
         self._decode: Any = self._decode_first
-        self._payload: Any = None
+        self.payload: Any = None
         self._handlers: dict[type, Any] = STRANGERS
         self._bad = 0
         self._bucket = Bucket(limits.rate, limits.burst, now) if limits.rate else None
@@ -149,19 +150,19 @@ class Session:
             request = self._decode(payload)
         except DECODE_ERRORS as exc:
             return self._undecodable(payload, exc)
-        self.heard = self.hub.tick
+        hub, kind = self.hub, type(request)
+        self.heard = hub.tick
         if self._bad:
             self._bad = 0
         if self._bucket is not None:
             self._spend(self._bucket)
-        if type(request) is not Say and self.hub.gathered.sender is not None:
-            self.hub.gathered.flush()
+        if kind is not Say and hub.gathered.sender is not None:
+            hub.gathered.flush()
         try:
-            self._handlers.get(type(request), refuse)(self, request)
+            self._handlers.get(kind, refuse)(self, request)
         except Exception:
-            logger.exception("chat: %s of %s failed", type(request).__name__, self)
+            logger.exception("chat: %s of %s failed", kind.__name__, self)
             self.error(request.ref, "internal")
-        return None
 
     def messages(self, payloads: list[bytes]) -> None:
         """Answer all messages of one read; for transports that need not stop between two of them (see Bucket)."""
@@ -202,7 +203,7 @@ class Session:
         """Send *message*, if there is a connection; never blocks."""
         conn = self.conn
         if conn is not None:
-            conn.send(self._payload(message))
+            conn.send(self.payload(message))
 
     def error(self, ref: int | None, code: str, detail: str = "", retry_ms: int | None = None) -> None:
         """Answer the request *ref* with ``err``; *code* is one of ERRORS."""
@@ -224,7 +225,7 @@ class Session:
 
     def _send_at_all(self, message: Any) -> None:
         # Before the first message nobody knows which encoding is spoken; JSON people can read.
-        if self._payload is None and self.transport is not None:
+        if self.payload is None and self.transport is not None:
             self._speak(self._codec)
         self.send(message)
 
@@ -280,7 +281,7 @@ class Session:
         assert self.transport is not None
         self._codec = codec
         self.variant = self.transport.variant(codec)
-        self._payload = self.variant.payload
+        self.payload = self.variant.payload
         self._decode = codec.decode_request
 
     def _decode_first(self, payload: bytes) -> Any:

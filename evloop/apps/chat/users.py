@@ -27,34 +27,40 @@ class Recent:
 
     Two generations: when the younger is full it becomes the older, and that is forgotten at once.  Price: twice the
     memory in the worst case; a queue in exact order would cost a step at each send.
+
+    Attributes:
+        least: see above.
+        younger, older: the generations; for who cannot spend a call on :meth:`get` and :meth:`add`.
     """
 
-    __slots__ = ("_least", "_older", "_younger")
+    __slots__ = ("least", "older", "younger")
 
     def __init__(self, least: int) -> None:
-        self._least = least
-        self._younger: dict[tuple[str, str], Said] = {}
-        self._older: dict[tuple[str, str], Said] = {}
+        self.least = least
+        self.younger: dict[tuple[str, str], Said] = {}
+        self.older: dict[tuple[str, str], Said] = {}
 
     def get(self, key: tuple[str, str]) -> Said | None:
         """Return what was said under *key* (room, cid), or None."""
-        return self._younger.get(key) or self._older.get(key)
+        return self.younger.get(key) or self.older.get(key)
 
     def add(self, key: tuple[str, str], said: Said) -> None:
         """Remember *said* under *key*."""
-        younger = self._younger
-        if len(younger) >= self._least:
-            self._older = younger
-            younger = self._younger = {}
-        younger[key] = said
+        if len(self.younger) >= self.least:
+            self.turn()
+        self.younger[key] = said
+
+    def turn(self) -> None:
+        """Begin another generation: the younger is full."""
+        self.older, self.younger = self.younger, {}
 
     def discard(self, key: tuple[str, str]) -> None:
         """Forget *key*: it was not said after all."""
-        self._younger.pop(key, None)
-        self._older.pop(key, None)
+        self.younger.pop(key, None)
+        self.older.pop(key, None)
 
     def __len__(self) -> int:
-        return len(self._younger) + len(self._older)
+        return len(self.younger) + len(self.older)
 
 
 class User:
