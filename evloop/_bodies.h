@@ -14,6 +14,7 @@
 #define EVLOOP_BODIES_H
 
 #include <Python.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "_move.h"
@@ -42,6 +43,13 @@ static inline void evl_forget_hash(PyObject *body) {
 static inline PyObject **evl_next_small(PyObject *body) {
     return (PyObject **)&((PyBytesObject *)body)->ob_shash;
 }
+
+/* In front of its data a bytes object keeps its hash.  These bytes hold a frame's header for the time of one system
+   call, in which nobody else runs: header and body are then one piece of memory, and the kernel need not read a list of
+   two, which is 0.1 to 0.3 us of 11 for 64 KiB (make bench-output).  Price: who sends a bytes object writes to it. */
+#define EVL_FRONT sizeof(Py_hash_t)
+_Static_assert(offsetof(PyBytesObject, ob_sval) - offsetof(PyBytesObject, ob_shash) == sizeof(Py_hash_t),
+               "the hash of a bytes object is not in front of its data");
 #pragma GCC diagnostic pop
 
 static PyObject *evl_bodies[EVL_BODIES];

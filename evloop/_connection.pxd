@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from evloop._framing cimport Codec, FrameDecoder
-from evloop._reactor cimport Core, Endpoint, socklen_t
+from evloop._reactor cimport Core, Endpoint, iovec, socklen_t
 
 cdef enum:
     ADDRESS_ROOM = 28             # bytes of a sockaddr_in6, the longest that is kept
@@ -151,6 +151,7 @@ cdef class Connection(Endpoint):
     cdef bint _held(self) noexcept
     cdef int _continue_soon(self) except -1
     cdef int _dispatch_pending(self) except -1
+    cdef bint _takes_one(self) noexcept
     cdef int _dispatch_one(self, PyObject* frame) except -1
     cdef int _called_back(self, int result, bint outer, bint corked) except -1
     cdef int _callback_failed(self, bint outer, bint corked) except -1
@@ -183,6 +184,7 @@ cdef class Connection(Endpoint):
     cdef int _send_gathered(self) except -1
     cdef int _gathered_in_part(self, Py_ssize_t sent) except -1
     cdef int _send_waiting(self) except -1
+    cdef Py_ssize_t _send_joined(self, iovec* parts) noexcept
     cdef int _send_shared(self) except -1
     cdef int _forget_sent(self, Py_ssize_t sent) except -1
     cdef int _sent(self, Py_ssize_t size) except -1

@@ -64,6 +64,9 @@ cdef extern from "_enter.h":
     ctypedef PyObject* (*evl_entry)(PyObject* self, PyObject** args, Py_ssize_t count, PyObject* names) noexcept
     evl_entry evl_enter_at(object method, evl_entry entry) except NULL
 
+cdef extern from "_bodies.h":
+    size_t EVL_FRONT
+
 cdef extern from "_syscalls.h":
     int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER
     int AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
@@ -634,8 +637,7 @@ cdef class Connection(Endpoint):
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
             self._received(size)
-            if self._codec is not None and self._pending is None and not (self._paused | self._full) and (
-                    self._receives != PULLED or (<Puller>self._receive).waits == FRAME):
+            if self._takes_one():
                 frame = self._decoder.feed_one(buffer, size)
                 if frame is not NULL:
                     return self._dispatch_one(frame)
@@ -724,23 +726,21 @@ cdef class Connection(Endpoint):
         return self._run_pending()
 
     cdef int _read_guess(self, Py_ssize_t body) except -1:
-        """Receive what is probably a frame like the last one: header, body in its final place, and what follows."""
-        cdef iovec parts[3]
-        cdef Py_ssize_t size, head = self._codec.header_size
-        cdef unsigned char* buffer = self.core.receive_memory()
-        cdef unsigned char* header
+        """Receive what is probably a frame like the last one, into its final place.
+
+        What follows it stays in the kernel for the next turn: if that is such a frame too, it needs no copy either.
+        """
+        cdef Py_ssize_t size
+        cdef unsigned char* start
+        cdef PyObject* frame
         cdef bytes received
         cdef int error
         try:
-            parts[1].iov_base = self._decoder.guess(&header)
+            start = self._decoder.guess()
         except MemoryError as exc:
             self._fault = exc
             return self._run_pending()
-        body = min(body, READ_SIZE - head)
-        parts[0].iov_base, parts[0].iov_len = header, head
-        parts[1].iov_len = body
-        parts[2].iov_base, parts[2].iov_len = buffer, READ_SIZE - head - body
-        size = self.core.sys.readv(self._sock, parts, 3 if parts[2].iov_len else 2)
+        size = self.core.sys.recv(self._sock, start, min(self._codec.header_size + body, READ_SIZE), 0)
         error = errno
         try:
             received = self._decoder.received_guess(size)
@@ -755,8 +755,12 @@ cdef class Connection(Endpoint):
         self._received(size)
         if received is not None:
             self._decode(<const unsigned char*>PyBytes_AS_STRING(received), PyBytes_GET_SIZE(received))
-        if self._fault is None and self._state == OPEN:
-            self._decode(buffer, max(size - head - body, 0))
+            return self._run_pending()
+        if self._takes_one():
+            frame = self._decoder.take_guess()
+            if frame is not NULL:
+                return self._dispatch_one(frame)
+        self._decode(start, 0)  # delivers it, if it is whole
         return self._run_pending()
 
     cdef int _add_pending(self, list items) except -1:
@@ -809,6 +813,11 @@ cdef class Connection(Endpoint):
         self.core.dispatching = self._corked = True
         # Without a try statement; see _called_back.
         return self._called_back((<int (*)(Connection) noexcept>_deliver_to)(self), outer, corked)
+
+    cdef inline bint _takes_one(self) noexcept:
+        """Return whether a frame that is all that was read may go to its receiver at once."""
+        return self._codec is not None and self._pending is None and not (self._paused | self._full) and (
+            self._receives != PULLED or (<Puller>self._receive).waits == FRAME)
 
     cdef int _dispatch_one(self, PyObject* frame) except -1:
         """What _run_pending does when a read was just one frame, which is what it is when peers wait for answers.
@@ -1296,6 +1305,8 @@ cdef class Connection(Endpoint):
             count += 1
         if count == 1:
             sent = self.core.sys.send(self._sock, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
+        elif count == 2 and parts[0].iov_len <= EVL_FRONT and size <= 0 and parts[1].iov_len >= REFERENCED:
+            sent = self._send_joined(parts)
         else:
             memset(&message, 0, sizeof(message))
             message.msg_iov = parts
@@ -1306,6 +1317,18 @@ cdef class Connection(Endpoint):
         self._waiting -= sent
         self._sent(sent)
         return self._forget_sent(sent)
+
+    cdef Py_ssize_t _send_joined(self, iovec* parts) noexcept:
+        """Send a header and the whole chunk behind it as one piece, the header where the chunk has its hash."""
+        cdef size_t head = parts[0].iov_len
+        cdef unsigned char* start = <unsigned char*>parts[1].iov_base - head
+        cdef unsigned char[8] hash
+        cdef Py_ssize_t sent
+        memcpy(hash, start, head)
+        memcpy(start, parts[0].iov_base, head)
+        sent = self.core.sys.send(self._sock, start, head + parts[1].iov_len, MSG_NOSIGNAL)
+        memcpy(start, hash, head)
+        return sent
 
     cdef int _send_shared(self) except -1:
         """Send what a group has sent from where it is; what the kernel leaves of it is this connection's own."""

@@ -67,13 +67,15 @@ cdef class FrameDecoder:
     cdef bint unfinished(self) noexcept
     # Receiving in place: how much the current body lacks (0: it is no such body), where that goes and for how much
     # there is room, and that so much has come.  Then feed_pointer, if only with nothing.  And the same for a frame
-    # that is only guessed at.  Between asking for the place and telling what came no Python code may run.
+    # that is only guessed at, header and body.  Between asking for the place and telling what came no Python code may
+    # run.
     cdef Py_ssize_t lacking(self) noexcept
     cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL
     cdef void received_in_place(self, Py_ssize_t size) noexcept
     cdef Py_ssize_t guessed(self) noexcept
-    cdef unsigned char* guess(self, unsigned char** header) except NULL
+    cdef unsigned char* guess(self) except NULL
     cdef bytes received_guess(self, Py_ssize_t size)
+    cdef PyObject* take_guess(self) noexcept
     cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept
     cdef list feed_pointer(self, const unsigned char* data, Py_ssize_t size, object owner, Py_ssize_t room)
     cdef int _out_of_memory(self, object exc, list items) except -1

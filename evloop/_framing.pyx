@@ -36,7 +36,9 @@ cdef extern from "_bodies.h":
     PyObject* evl_pooled_body(Py_ssize_t size) noexcept
     PyObject* evl_take_body(Py_ssize_t size) except NULL
     void evl_give_body(PyObject* body) noexcept
+    void evl_forget_hash(PyObject* body) noexcept
     Py_ssize_t EVL_BODY_LEAST
+    size_t EVL_FRONT
     void evl_give_item(PyObject* items, Py_ssize_t index, Py_ssize_t least) noexcept
     void evl_give(PyObject* body) noexcept
     object _copy "evl_copy"(const unsigned char* data, Py_ssize_t size)
@@ -366,28 +368,31 @@ cdef class FrameDecoder:
         """
         if self._expected == 0 or self._state != HEADER or self._header_size or self._busy or \
                 self._rest is not None or not self._codec.simple or self._codec.deliver_as or \
-                self._expected > self._spill_above:
+                self._expected > self._spill_above or <size_t>self._codec.header_size > EVL_FRONT:
             return 0
         if self._doubt:
             self._doubt -= 1
             return 0
         return self._expected
 
-    cdef unsigned char* guess(self, unsigned char** header) except NULL:
-        """Return where the body of the next frame would go, if it has the guessed size, and where its header."""
+    cdef unsigned char* guess(self) except NULL:
+        """Return where the next frame would go, if it has the guessed size: its header is in front of the body's data,
+        until received_guess(), which has to come next."""
         self._body = evl_pooled_body(self._expected)
         self._pooled = self._body is not NULL
         if not self._pooled:
             self._body = evl_take_body(self._expected)
-        header[0] = &self._header[0]
-        return <unsigned char*>PyBytes_AS_STRING(<object>self._body)
+        return <unsigned char*>PyBytes_AS_STRING(<object>self._body) - self._codec.header_size
 
     cdef bytes received_guess(self, Py_ssize_t size):
-        """Account for *size* bytes received there, header first; if the guess was wrong, return them, to be fed."""
+        """Account for *size* bytes received there; if the guess was wrong, return them, to be fed."""
         cdef Codec codec = self._codec
         cdef Py_ssize_t head = codec.header_size, room = self._expected, body = min(size - head, room)
         cdef uint64_t value
         cdef bint right = False
+        if size > 0:
+            memcpy(self._header, PyBytes_AS_STRING(<object>self._body) - head, min(size, head))
+        evl_forget_hash(self._body)
         if body >= 0:
             value = evl_load(self._header, codec.order)
             right = self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room
@@ -410,6 +415,22 @@ cdef class FrameDecoder:
             evl_give_body(self._body)
             self._body = NULL
         return received
+
+    cdef PyObject* take_guess(self) noexcept:
+        """Return the frame that received_guess() has accounted for, the caller's reference; NULL if it is not whole."""
+        cdef PyObject* frame = self._body
+        if self._filled < self._need:
+            return NULL
+        self._body = NULL
+        self._capacity = 0
+        self._frames += 1
+        self._payload_bytes += self._need
+        self._largest = max(self._largest, <int64_t>self._need)
+        self._position += self._header_size + self._need
+        self._state = HEADER
+        self._header_size = 0
+        self._filled = self._need = 0
+        return frame
 
     cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept:
         """Return the one frame that data[0:size] is, neither more nor less; NULL, and nothing is done, if it is not.

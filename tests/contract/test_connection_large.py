@@ -121,6 +121,35 @@ def test_connection_hash_of_a_kept_large_frame_is_its_own(world):
     assert hashes == [hash(payload(40000, number)) for number in range(10)]
 
 
+@pytest.mark.parametrize("size", [16384, 40000, 1 << 20])
+def test_connection_large_frame_that_was_sent_keeps_its_hash(world, size):
+    """The hash stands where the header is put for the time of the system call."""
+    frames = [payload(size, number) for number in range(3)]
+    hashes = {frame: None for frame in frames[1:]}  # the first one's hash was never asked for
+    rec = FrameRecorder()
+    _, peer = world.connect(rec, reading=True)
+    for frame in frames * 2:
+        rec.conn.send(frame)
+        world.until(lambda: len(peer.received) % (size + 4) == 0 and rec.conn.stats.output == 0)
+    world.until(lambda: len(peer.received) == 6 * (size + 4))
+    assert peer.received == encode(*frames * 2)
+    assert [hash(frame) for frame in frames] == [hash(bytes(bytearray(frame))) for frame in frames]
+    assert list(hashes) == frames[1:] and all(frame in hashes for frame in frames[1:])
+
+
+@pytest.mark.parametrize("size", [16384, 65536])
+def test_connection_frames_behind_a_guessed_one_arrive_in_order(world, size):
+    """A guess reads no further than its frame; what is behind it, large or small, comes in the next turn."""
+    frames = []
+    for number in range(5):
+        frames += [payload(size, number), payload(size, number + 10), b"", payload(7, number)]
+    rec = FrameRecorder(frame=echo)
+    _, peer = world.connect(rec, reading=True)
+    peer.write(encode(*frames))
+    world.until(lambda: len(peer.received) == len(encode(*frames)))
+    assert peer.received == encode(*frames)
+
+
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
 def test_connection_many_large_answers_at_once_leave_in_order(world, count):
     """More parts than one sendmsg takes, small ones among them."""
