@@ -1079,11 +1079,16 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef Py_ssize_t head = codec.size
         cdef bint copied = size < REFERENCED
-        cdef unsigned char* out = self._reserve(head + size if copied else head)
-        evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
-        if copied:
-            evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(payload), size)
-            return 0
+        cdef unsigned char* out
+        if not copied and self._chunks is not None and not self._output():
+            self._chunks.append(codec.large_header(size))  # with nothing before it, there is nothing to gather it with
+            self._waiting += head
+        else:
+            out = self._reserve(head + size if copied else head)
+            evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
+            if copied:
+                evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(payload), size)
+                return 0
         try:
             return self._append_chunk(payload)
         except MemoryError as exc:

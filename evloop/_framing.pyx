@@ -214,6 +214,16 @@ cdef class Codec:
         memcpy(out, after, self.after)
         return <int>(out - start) + self.after
 
+    cdef bytes large_header(self, Py_ssize_t length):
+        """Return the header of a payload of *length* bytes, which was checked, if it is the length field alone."""
+        cdef bytes header
+        if self._large_header is None or self._large_size != length:
+            self._large_header = None
+            header = _new_bytes(NULL, self.size)
+            evl_store(<unsigned char*>PyBytes_AS_STRING(header), self.order, <uint64_t>(<int64_t>length + self.delta))
+            self._large_header, self._large_size = header, length
+        return self._large_header
+
     cdef Py_ssize_t header_length(self, Py_ssize_t length) noexcept:
         cdef uint64_t value = <uint64_t>(<int64_t>length + self.delta)
         cdef Py_ssize_t size = self.header_size
