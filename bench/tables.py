@@ -211,7 +211,7 @@ def machine(found: Mapping[str, Document]) -> str | None:
 def _facts(each: Document) -> list[str]:
     """Return what a file says about its machine, its versions and its rounds, one by one."""
     notes = {"evloop": "", **each["notes"]} | {"evloop": f"evloop {each['notes']['evloop']}"}
-    keys = ("cpu", "cores", "python", "evloop", "rivals", "servers", "C", "missing", "method")
+    keys = ("cpu", "cores", "load", "python", "evloop", "rivals", "servers", "C", "missing", "method")
     return [part for key in keys if notes.get(key) for part in notes[key].split("; ")] + [each["when"][:10]]
 
 

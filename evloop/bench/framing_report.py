@@ -13,7 +13,7 @@ from evloop import framing
 from evloop.bench import native
 from evloop.bench.framing_cases import DELIVERIES, RIVALS, STREAM_BYTES, Case, missing
 from evloop.bench.intervals import Comparison, paired
-from evloop.bench.records import CaseResults, figures, host
+from evloop.bench.records import CaseResults, figures, hardware, host
 
 # The project's aims for decoding: at most this multiple of the C loop in every cell, and at least these advantages
 # with payloads of 64 bytes.
@@ -35,7 +35,7 @@ def notes(rounds: int) -> dict[str, str]:
     found = host()
     versions = [f"{need} {metadata.version(need)}" for need in ("msgpack", "twisted") if _installed(need)]
     return {
-        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cpu": hardware(found),
         "load": f"load average before the run {found['load1']:.2f}",
         "python": f"{found['python']}, garbage collector on",
         "C": native.compiler_version(native.compiler()),

@@ -166,7 +166,7 @@ def machine(rounds: int, seconds: float) -> dict[str, str]:
     uvloop = f", uvloop {metadata.version('uvloop')}" if importlib.util.find_spec("uvloop") else ""
     found = records.host()
     return {
-        "cpu": f"{found['cpu']}, {found['cores']} cores, kernel {found['kernel']}",
+        "cpu": records.hardware(found),
         "cores": f"all on core {min(os.sched_getaffinity(0))}; load average before the run {found['load1']:.2f}",
         "python": f"{found['python']}, garbage collector on{uvloop}",
         "evloop": f"{found['evloop']}: reactor {evloop.reactor.IMPLEMENTATION}",

@@ -48,14 +48,16 @@ def cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
-def system(found: dict[str, Any]) -> str:
-    """Return in words what changes the cost of a message beside the programs; *found* is what `host` has returned.
-
-    The congestion control is the system's own: its work for each acknowledgement is done by both ends of a loopback.
-    """
+def hardware(found: dict[str, Any]) -> str:
+    """Return the processor and the kernel in words, and whether both are a guest's; *found* is what `host` returned."""
     virtual = ", a virtual machine" if re.search(r"^flags\b.*\bhypervisor\b", _text("/proc/cpuinfo"), re.M) else ""
+    return f"{found['cpu']}, {found['cores']} cores{virtual}, kernel {found['kernel']}"
+
+
+def system(found: dict[str, Any]) -> str:
+    """Return the same, with TCP's congestion control: both ends of a loopback do its work for each acknowledgement."""
     control = _text("/proc/sys/net/ipv4/tcp_congestion_control").strip() or "of an unknown kind"
-    return f"{found['cpu']}, {found['cores']} cores{virtual}, kernel {found['kernel']}, congestion control {control}"
+    return f"{hardware(found)}, congestion control {control}"
 
 
 def _text(path: str) -> str:
