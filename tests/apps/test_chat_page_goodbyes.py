@@ -85,10 +85,10 @@ def test_page_told_to_come_back_before_the_first_welcome_does(browser):
 
 
 def test_page_told_to_stay_away_asks_at_the_gate(browser):
-    """A wrong password, a ban: nothing is tried again by itself."""
-    with played(wire.Bye(code=3503, text="out")) as url, browser.person(url) as page:
+    """Nothing is tried again by itself, and a code of a later version is told in the server's words."""
+    with played(wire.Bye(code=3599, text="no more guests")) as url, browser.person(url) as page:
         come_in(page)
-        page.wait("document.querySelector('#gate-error').textContent === 'You are banned'")
+        page.wait("document.querySelector('#gate-error').textContent === 'no more guests'")
 
 
 def test_page_welcomed_in_another_version_says_to_reload(browser):

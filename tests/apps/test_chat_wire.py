@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,9 +12,12 @@ import pytest
 
 from evloop.apps.chat import wire
 from evloop.apps.chat.schema import schema, schema_text
+from evloop.apps.chat.texts import text
 from evloop.apps.chat.wire import JSON, MSGPACK, codec_of, fault_of
 
 ROOT = pathlib.Path(__file__).parents[2]
+CHAT = ROOT / "evloop/apps/chat"
+NAMES = {code: name for name, code in vars(wire).items() if name.isupper() and type(code) is int}
 REQUESTS = [
     wire.Hello(v=1, client="t/1", nick="小明", resume=wire.Resume(sid="s", key="0" * 32), ref=1),
     wire.Nick(nick="amy"),
@@ -171,7 +175,7 @@ def test_unknown_fields_are_skipped():
 
 def test_codes_below_3500_and_no_others_come_back():
     """A client that was banned and reconnects is a nuisance, one that was drained and does not is lost."""
-    assert [code for code in wire.BYES if wire.reconnects(code)] == [3001, 3004, 3008, 3011, 3012]
+    assert [code for code in wire.BYES if wire.reconnects(code)] == [3001, 3008, 3012]
 
 
 def test_longest_body_fits_a_frame_however_it_is_escaped():
@@ -211,3 +215,19 @@ def test_module_needs_nothing_of_the_server():
     """A bot imports the messages alone: no reactor, no sockets of ours beside the package itself."""
     code = "import sys; from evloop.apps.chat import wire; sys.exit('evloop.apps.chat.server' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
+
+
+def test_every_code_of_a_goodbye_has_words_and_a_line_in_the_documentation():
+    """A code without one says nothing to whoever gets it; a line without a code is a promise that nobody keeps."""
+    table = (ROOT / "docs/chat-protocol.md").read_text().partition("| `bye` |")[2]
+    assert re.findall(r"^\| (\d{4}) \|.*\| (?:yes.*|no) \|$", table, re.MULTILINE) == [str(code) for code in wire.BYES]
+    for code in wire.BYES:
+        assert text(code, "en", "x") and text(code, "zh", "x")
+        sent = [path.name for path in CHAT.glob("*.py") if re.search(rf"wire\.{NAMES[code]}\b", path.read_text())]
+        assert sent, f"nothing sends {code}"
+
+
+def test_note_with_a_code_of_a_later_version_is_shown():
+    """A client must not give up its connection for it."""
+    note = JSON.decode_reply(b'{"t":"note","level":"info","code":"later","text":"at nine"}')
+    assert (note.code, note.text) == ("later", "at nine")

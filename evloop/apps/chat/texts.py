@@ -31,7 +31,6 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "internal": ("a fault of the server; it is in its log", "服务器内部错误，已记录在日志中"),
     "1000": ("goodbye", "再见"),
     "3001": ("the server stops", "服务器即将关闭"),
-    "3004": ("a fault of the server", "服务器内部错误"),
     "3008": ("you did not take what you were sent", "接收过慢，连接已断开"),
     "3012": ("nothing was heard of you", "长时间没有收到你的消息"),
     "3500": ("the password or the token is wrong", "密码或令牌错误"),

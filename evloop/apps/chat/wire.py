@@ -407,7 +407,7 @@ class Note(Reply):
     """Something about the server that its users should know."""
 
     level: Literal["info", "warning"]
-    code: Literal["degraded", "restored", "maintenance"]
+    code: str  # "degraded", "restored"; a client shows the text of any other
     text: str
 
 
@@ -455,17 +455,13 @@ ERRORS: Final[dict[str, bool]] = {
 # The codes of a `bye`.  As Centrifugo's: a client reconnects for those below 3500, and not for the others.
 QUIT: Final = 1000
 SHUTDOWN: Final = 3001
-INTERNAL: Final = 3004
 SLOW: Final = 3008
-MOVE: Final = 3011
 NO_PONG: Final = 3012
 AUTH: Final = 3500
 BAD_VERSION: Final = 3501
-KICKED: Final = 3502
-BANNED: Final = 3503
 REPLACED: Final = 3504
 PROTOCOL: Final = 3505
-BYES: Final = (QUIT, SHUTDOWN, INTERNAL, SLOW, MOVE, NO_PONG, AUTH, BAD_VERSION, KICKED, BANNED, REPLACED, PROTOCOL)
+BYES: Final = (QUIT, SHUTDOWN, SLOW, NO_PONG, AUTH, BAD_VERSION, REPLACED, PROTOCOL)
 
 
 def reconnects(code: int) -> bool:

@@ -132,7 +132,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something about the server that its users should know: *code* ``degraded``, ``restored``, ``maintenance``."""
+    """Something about the server that its users should know: *code* ``degraded``, ``restored``, or a later one."""
 
     level: str
     code: str
