@@ -12,9 +12,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -47,6 +49,15 @@ ARGUMENTS = [
     "--remote-debugging-port=0",
 ]
 
+# Starts a program that the kernel kills when its parent, argv[1], has ended, however it did: a run of the tests that is
+# killed has no time to tidy up.  prctl(2): PR_SET_PDEATHSIG is 1, SIGKILL 9; it outlives the exec.
+LEASH = """
+import ctypes, os, sys
+if ctypes.CDLL(None).prctl(1, 9) or os.getppid() != int(sys.argv[1]):
+    sys.exit("no parent to belong to")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 # key -> (code, Windows' number of the key, the text that it enters)
 KEYS = {
     "Enter": ("Enter", 13, "\r"),
@@ -69,6 +80,7 @@ class Browser:
     def __init__(self, directory):
         command = [shutil.which("chromium"), *ARGUMENTS, f"--user-data-dir={directory}", "about:blank"]
         # Its own session: it is a tree of processes, and Ctrl-C of the tests is not for it.
+        command = [sys.executable, "-c", LEASH, str(os.getpid()), *command]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
