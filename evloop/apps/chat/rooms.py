@@ -68,8 +68,8 @@ class Ring:
         self.top = top
         self.bytes = 0
         self._most, self._most_bytes = most, most_bytes
-        self._messages: deque[Msg] = deque()
-        self._sizes: deque[int] = deque()
+        self._messages: deque[Msg] = deque(maxlen=most)
+        self._sizes: deque[int] = deque(maxlen=most)
         for msg in tail:
             self.append(msg)
 
@@ -82,12 +82,14 @@ class Ring:
         """Add the next message; return by how many bytes the ring has grown, less than 0 if it has shrunk."""
         messages, sizes = self._messages, self._sizes
         size = _OVERHEAD + getsizeof(msg.body) if msg.file is None else _size(msg)
+        before = self.bytes
+        held = before + size
+        if len(sizes) == self._most:
+            held -= sizes[0]  # it goes by itself, with its message
         messages.append(msg)
         sizes.append(size)
         self.top = msg.seq
-        before = self.bytes
-        held = before + size
-        while held > self._most_bytes or len(messages) > self._most:
+        while held > self._most_bytes:
             messages.popleft()
             held -= sizes.popleft()
         self.bytes = held
