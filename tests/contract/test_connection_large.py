@@ -125,7 +125,7 @@ def test_connection_hash_of_a_kept_large_frame_is_its_own(world):
 def test_connection_large_frame_that_was_sent_keeps_its_hash(world, size):
     """The hash stands where the header is put for the time of the system call."""
     frames = [payload(size, number) for number in range(3)]
-    hashes = {frame: None for frame in frames[1:]}  # the first one's hash was never asked for
+    hashes = dict.fromkeys(frames[1:])  # the first one's hash was never asked for
     rec = FrameRecorder()
     _, peer = world.connect(rec, reading=True)
     for frame in frames * 2:
