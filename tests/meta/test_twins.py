@@ -28,11 +28,11 @@ COMPILED_ONLY = {
             "_drop_body",
             "_out_of_memory",
         ),
-        *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess", "feed_one"),
+        *("lacking", "body_tail", "received_in_place", "guessed", "guess", "received_guess", "take_guess", "feed_one"),
         *("held", "unfinished"),
     },
     # The pure one writes headers with int.to_bytes; the compiled one stores into memory.
-    "Codec": {"write_header", "header_length", "check_payload"},
+    "Codec": {"write_header", "header_length", "large_header", "check_payload"},
 }
 # Final by declaration there, by a hook here.
 PURE_ONLY = {"__init_subclass__"}
