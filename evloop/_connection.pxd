@@ -101,26 +101,25 @@ cdef class Connection(Endpoint):
     cdef object _receiver         # its first argument, if it is a method of the protocol; else None
     cdef _Bounds _bounds
     cdef Budget _budget           # None: nobody counts
-    # input: decoded and not delivered, and what comes behind it
-    cdef list _pending            # or None
-    cdef Py_ssize_t _next         # the first of them that is still to be delivered
-    cdef object _fault
-    cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
-    # output, beside what lies in the core's gather: the chunks, then the tail
+    cdef list _pending            # decoded and not delivered, or None
     cdef object _broken
-    cdef bytes _shared            # all of the output, if it is one thing that a group has sent, and small; else None
-    cdef Py_ssize_t _waiting      # bytes of both
+    cdef Py_ssize_t _waiting      # bytes of output, beside what lies in the core's gather
     cdef Py_ssize_t _gather_room  # of the gather: up to here there is nothing to be decided
-    cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef int _send_turn           # the turn that _send_room is of, but for its high bits
     cdef int _send_room           # bytes that may still be written in it
+    cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
+    cdef Py_ssize_t _accounted    # bytes that the budget has been told of
+    # input: what is decoded and not delivered, and what comes behind it
+    cdef Py_ssize_t _next         # the first of `_pending` that is still to be delivered
+    cdef object _fault
+    cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
+    # output that waits: the chunks, then the tail
+    cdef bytes _shared            # all of it, if it is one thing that a group has sent, and small; else None
+    cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
     cdef unsigned char* _tail
     cdef Py_ssize_t _tail_start, _tail_end, _tail_room
-    # counters
-    cdef int64_t _frames_received, _bytes_received, _frames_sent, _bytes_sent
-    cdef Py_ssize_t _accounted    # bytes that the budget has been told of
     # time
     cdef double _last_activity
     cdef double _due              # when the timer looks at the deadlines; -INFINITY once closing

@@ -825,6 +825,7 @@ cdef class Connection(Endpoint):
         The reference to the frame is given.
         """
         cdef bint outer = self.core.dispatching, corked = self._corked
+        cdef PyObject* receive
         cdef int result
         if self._timed and self._bounds.frame_timeout:
             self._time_frame()
@@ -834,7 +835,10 @@ cdef class Connection(Endpoint):
         self.core.dispatching = self._corked = True
         self._frames_received += 1
         if self._receives == FUNCTION:
-            result = _call(<PyObject*>self._receive, <PyObject*>self, frame)
+            receive = <PyObject*>self._receive
+            Py_INCREF(receive)  # set_protocol() may let go of it meanwhile
+            result = _call(receive, <PyObject*>self, frame)
+            Py_DECREF(receive)
         else:
             result = (<int (*)(Connection, PyObject*) noexcept>_deliver_one_to)(self, frame)
         give_back(frame)
@@ -1818,7 +1822,10 @@ cdef int _raised() except -1:
 
 
 cdef inline int _call(PyObject* receive, PyObject* receiver, PyObject* argument) noexcept:
-    """Call *receive* with the argument, after the receiver if there is one; return -1 with the exception set."""
+    """Call *receive* with the argument, after the receiver if there is one; return -1 with the exception set.
+
+    Whoever calls this holds references of its own to all three.
+    """
     cdef PyObject* parts[3]  # the first place is the callee's to use, as PY_VECTORCALL_ARGUMENTS_OFFSET says
     cdef PyObject** first = &parts[2] if receiver is NULL else &parts[1]
     cdef size_t count = (1 if receiver is NULL else 2) | PY_VECTORCALL_ARGUMENTS_OFFSET
@@ -1830,11 +1837,9 @@ cdef inline int _call(PyObject* receive, PyObject* receiver, PyObject* argument)
         function = (<PyFunctionObject*>receive).vectorcall
     else:
         function = PyVectorcall_Function(receive)
-    Py_INCREF(receive)  # which set_protocol() may let go of meanwhile
     # The interpreter has checked its result already, what PyObject_Vectorcall() does once more.
     result = PyObject_Vectorcall(receive, first, count, NULL) if function is NULL else \
         function(receive, first, count, NULL)
-    Py_DECREF(receive)
     if result is NULL:
         return -1
     Py_DECREF(result)
