@@ -1,4 +1,4 @@
-"""Who is let in: how many from one address, and a word for those whom no descriptor is left for.
+"""Who is let in: how many from one address, how many wait, and a word for those whom no descriptor is left for.
 
 Rule: nothing in this file may know a server, a connection or a reactor.  Read next: ``server.py``.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import struct
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from evloop.addresses import Address
@@ -34,6 +36,24 @@ def address_key(peer: Address) -> Key | None:
             return None if packed == _LOOPBACK else packed[:8]
         host = socket.inet_ntop(socket.AF_INET, packed[12:])
     return None if host.startswith("127.") else host
+
+
+# Of struct tcp_info (linux/tcp.h): in front eight bytes and four numbers, then tcpi_unacked and tcpi_sacked, which are
+# the length of the accept queue and its bound while a socket listens (tcp_get_info() in the kernel).
+_TCP_QUEUE = struct.Struct("=24xII")
+
+
+def fullest_queue(listeners: Iterable[socket.socket]) -> tuple[int, int] | None:
+    """Return how many connections wait in the fullest accept queue, and how many may; None: no TCP listener, no Linux.
+
+    The kernel drops the last packet of a handshake for which there is no place, so a full queue is a second, three, or
+    seven for somebody who connects.  It tells this of TCP alone.  One system call a listener.
+    """
+    if sys.platform != "linux":
+        return None
+    tcp = [sock for sock in listeners if sock.family in (socket.AF_INET, socket.AF_INET6)]
+    infos = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_QUEUE.size) for sock in tcp]
+    return max(map(_TCP_QUEUE.unpack, infos), default=None)
 
 
 class PerAddress:

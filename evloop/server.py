@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
-from evloop._admission import PerAddress, SpareDescriptor
+from evloop._admission import PerAddress, SpareDescriptor, fullest_queue
 from evloop._connection_shared import overload
 from evloop._packets import refuse_tls
 from evloop.addresses import Address, AddressLike, parse_address
@@ -210,6 +210,11 @@ class Server:
     def accept_paused(self) -> bool:
         """Whether a listener rests because the process or the machine is out of something.  Any thread."""
         return any(listener.resting for listener in self._listeners)
+
+    @property
+    def listen_queue(self) -> tuple[int, int] | None:
+        """How many wait to be accepted and how many may, of the fullest TCP listener.  Reactor thread only."""
+        return fullest_queue(listener.sock for listener in self._listeners)
 
     def close(self) -> None:
         """Stop accepting; connections go on.  Idempotent.  Reactor thread only.

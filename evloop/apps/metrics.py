@@ -92,6 +92,11 @@ def _connections(server: evloop.Server, stats: Mapping[str, int]) -> Iterator[Fa
     yield by_label("errno", "evloop_accept_errors_total", "Failures of accept(2), by errno.", errors)
     paused = "1 while a listener rests for want of descriptors or memory."
     yield plain("evloop_accept_paused", paused, stats["accept_paused"])
+    queue = server.listen_queue
+    if queue is not None:
+        waiting = "Connections that wait for accept(2), in the fullest queue."
+        yield plain("evloop_listen_queue_length", waiting, queue[0])
+        yield plain("evloop_listen_queue_limit", "As many as may wait there.", queue[1])
     broken = [(kind, stats.get(f"closed_{kind}", 0)) for kind in _PROTOCOL_ERRORS]
     yield by_label("kind", "evloop_protocol_errors_total", "Connections closed for what the peer sent.", broken)
     slow = [(limit, stats.get(f"closed_{reason}", 0)) for reason, limit in _SLOW.items()]

@@ -67,6 +67,11 @@ class AdminPort:
             raise exits.Failure(text, exits.CANNOT_CONNECT) from exc
         self._addresses = admin.addresses
 
+    @property
+    def addresses(self) -> list[evloop.Address]:
+        """Where it listens, with the real port; empty before :meth:`open`, and if there is none."""
+        return self._addresses
+
     def announce(self) -> None:
         """Say where it listens, behind the LISTENING lines, and warn if others can reach it."""
         try:

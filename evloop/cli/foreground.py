@@ -96,7 +96,7 @@ def in_foreground(
         gc.freeze()  # what was imported stays; a full collection looked at a chat's for 7 ms, and nobody was served
         core, more = inside(server)
         admin.open(core, **more)
-        file.write(server.addresses)
+        file.write(server.addresses, admin.addresses)
         _announce(server, ssl, talk, password=password)
         admin.announce()
         manager.ready(server.reactor)

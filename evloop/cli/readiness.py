@@ -24,6 +24,9 @@ logger = logging.getLogger("evloop")
 class PortFile:
     """``{"pid": 4711, "listening": ["tcp 127.0.0.1:9000"]}``, at *path* (str; "": no file) while the server runs.
 
+    With ``--admin`` there is ``"admin"`` with its addresses, too: in front, since a script that takes the last address
+    of the line with sed(1) takes one that is served.
+
     A context manager.  Entering it makes the file under another name: a path that cannot be written is found before
     anything listens.  :meth:`write` fills and renames it, so a reader sees all of it or nothing (rename(2)).  Leaving
     removes it, unless it is another server's by then.
@@ -49,14 +52,18 @@ class PortFile:
             raise self._failure(exc) from exc
         return self
 
-    def write(self, addresses: Sequence[evloop.Address]) -> None:
-        """Say that the server listens on *addresses*, each as in its LISTENING line."""
+    def write(self, addresses: Sequence[evloop.Address], admin: Sequence[evloop.Address] = ()) -> None:
+        """Say that the server listens on *addresses*, each as in its LISTENING line, and its admin port on *admin*."""
         if self._file is None:
             return
         import json  # here: --help needs none of it
 
+        facts: dict[str, int | list[str]] = {"pid": os.getpid()}
+        if admin:
+            facts["admin"] = [address.label for address in admin]
+        facts["listening"] = [address.label for address in addresses]
         try:
-            json.dump({"pid": os.getpid(), "listening": [address.label for address in addresses]}, self._file)
+            json.dump(facts, self._file)
             self._file.write("\n")
             self._file.flush()
             written = _identity(os.fstat(self._file.fileno()))

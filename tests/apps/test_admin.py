@@ -18,6 +18,7 @@ from programs import PATIENCE, Served, environment, frame, receive_frame, run_pr
 
 import evloop
 from evloop import Limits, Server
+from evloop._admission import fullest_queue
 from evloop.apps import admin as admin_module
 from evloop.apps import lag
 from evloop.apps.admin import Admin
@@ -32,6 +33,8 @@ NAMES = [
     "evloop_connections_rejected_total",
     "evloop_accept_errors_total",
     "evloop_accept_paused",
+    "evloop_listen_queue_length",
+    "evloop_listen_queue_limit",
     "evloop_received_bytes_total",
     "evloop_sent_bytes_total",
     "evloop_frames_received_total",
@@ -146,6 +149,38 @@ def test_admin_metrics_have_the_names_and_the_counts(world, watched):
     assert abs(found["process_resident_memory_bytes"] / psutil.Process().memory_info().rss - 1) < 0.1
     assert found["process_cpu_seconds_total"] > 0
     assert "127.0.0.1" not in text, "a peer's address would be a time series for ever"
+
+
+def test_admin_metrics_have_the_accept_queue(world, watched):
+    """Who waits there has a connection and no answer: nothing else of a server that cannot keep up is seen so early."""
+    before = samples(watched("/metrics")[1])
+    assert not {name for name in before if name.startswith("evloop_listen_queue")}, "it does not listen yet"
+    watched.server.start()
+    found = samples(watched("/metrics")[1])
+    limit = min(evloop.Limits().backlog, evloop.sockets.somaxconn())
+    assert (found["evloop_listen_queue_length"], found["evloop_listen_queue_limit"]) == (0, limit)
+    host, port = watched.server.address.host, watched.server.address.port
+    waiting = [socket.create_connection((host, port)) for _ in range(3)]  # the loop does not turn meanwhile
+    assert watched.server.listen_queue == (3, limit)
+    for sock in waiting:
+        sock.close()
+
+
+def test_accept_queue_is_the_fullest_of_tcp_and_none_of_unix(world, tmp_path):
+    """Two addresses, one crowd: an average would hide it.  Of UNIX sockets the kernel does not say."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2) as small, socket.create_server(("127.0.0.1", 0)) as other:
+        server = Server(world.reactor, lambda conn, data: None, sockets=[small, other], limits=Limits(linger=0))
+        server.start()
+        queues = [fullest_queue([sock]) for sock in (small, other)]
+        with socket.create_connection(small.getsockname()):
+            assert fullest_queue([small, other]) == server.listen_queue == (1, queues[0][1])
+        server.shutdown(0)
+        world.turn(4)
+    server = Server(world.reactor, lambda conn, data: None, f"unix:{tmp_path}/s")
+    server.start()
+    assert server.listen_queue is None
+    server.shutdown(0)
+    world.turn(4)
 
 
 def test_admin_metrics_tell_why_connections_ended(world, watched):

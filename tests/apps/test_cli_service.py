@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -39,6 +40,17 @@ def test_port_file_says_what_the_listening_line_says_and_goes_at_the_end(tmp_pat
         assert found == {"pid": server.process.pid, "listening": [server.lines[0].removeprefix("LISTENING ")]}
         assert os.listdir(tmp_path) == ["port.json"]
     assert os.listdir(tmp_path) == []
+
+
+def test_port_file_has_the_admin_port_and_the_servers_own_last(tmp_path):
+    """Who asked for any free port reads both there; the sed of the documentation still finds the one that is served."""
+    path = tmp_path / "port.json"
+    with serving("echo", LOCAL, "--admin", LOCAL, "--port-file", path) as server:
+        found = json.loads(path.read_text())
+        line = server.wait_for("out", b"ADMIN ").decode().splitlines()[-1]
+        assert found["admin"] == [line.removeprefix("ADMIN ")]
+        assert found["listening"] == [server.lines[0].removeprefix("LISTENING ")]
+        assert re.sub(r'.*"tcp ([^"]*)".*', r"\1", path.read_text()).strip() == server.address
 
 
 def test_port_file_of_a_unix_socket_has_its_path(tmp_path):
