@@ -16,7 +16,7 @@ from serving import call
 from websocketpeers import BINARY, client_frame, frames_of, handshake, response_of, text
 
 import evloop
-from evloop.apps.chat import sqlite, wire
+from evloop.apps.chat import requests, sqlite, wire
 from evloop.apps.chat.sqlite import SqliteStore
 from evloop.apps.chat.store import MemoryStore
 
@@ -55,8 +55,8 @@ def store():
     return SlowStore()
 
 
-def frames(requests, codec=wire.JSON):
-    return b"".join(map(evloop.Framing.U32.encode, map(codec.encode, requests)))
+def frames(messages, codec=wire.JSON):
+    return b"".join(map(evloop.Framing.U32.encode, map(codec.encode, messages)))
 
 
 def answers(client):
@@ -83,9 +83,9 @@ def test_requests_wait_for_one_room_after_the_other(chats, store, rate):
     """What waited may have to wait again, and a second one for the same room does not wait twice."""
     chat = chats(store=store, limits={"rate": rate, "burst": 1000, "join_burst": 1000})
     amy = chat.client("amy")
-    requests = [{"t": "join", "ref": ref, "room": room} for ref, room in ((1, "a"), (2, "b"), (3, "a"))]
-    requests[2:2] = [{"t": "say", "ref": 9, "room": "a", "body": "x", "cid": "x"}]
-    amy.peer.write(frames([*requests, {"t": "ping", "ref": 4}]))
+    asked = [{"t": "join", "ref": ref, "room": room} for ref, room in ((1, "a"), (2, "b"), (3, "a"))]
+    asked[2:2] = [{"t": "say", "ref": 9, "room": "a", "body": "x", "cid": "x"}]
+    amy.peer.write(frames([*asked, {"t": "ping", "ref": 4}]))
     assert answers(amy) == []
     assert store.give() == "a"
     assert answers(amy) == [("joined", 1)]
@@ -164,8 +164,8 @@ def test_quit_behind_a_direct_message_waits_for_the_conversation(chats, store):
     """What was said before the goodbye is said, though the conversation has to be loaded for it."""
     chat = chats(store=store)
     bob, amy = chat.client("bob"), chat.client("amy")
-    requests = [{"t": "say", "ref": 1, "to": "bob", "body": "psst", "cid": "1"}, {"t": "quit", "ref": 2}]
-    amy.peer.write(frames(requests))
+    asked = [{"t": "say", "ref": 1, "to": "bob", "body": "psst", "cid": "1"}, {"t": "quit", "ref": 2}]
+    amy.peer.write(frames(asked))
     chat.until(lambda: store.asked)
     store.give()
     assert [(message["t"], message["ref"]) for message in amy.ended()] == [("ok", 1), ("bye", 2)]
@@ -181,6 +181,18 @@ def test_room_that_cannot_be_had_is_refused_and_what_waits_goes_on(chats, store)
     store.asked.pop()[1](None)
     assert answers(amy) == [("err", 2), ("err", 3), ("err", 4), ("pong", 5)]
     assert [message["code"] for message in amy.messages[:3]] == ["unavailable", "no_room", "no_room"]
+
+
+def test_fault_behind_a_loaded_room_is_answered_and_what_waits_goes_on(chats, store, monkeypatch, caplog):
+    """Nobody calls any more who could answer for it; a client would wait for its `joined` for ever."""
+    monkeypatch.setattr(requests, "recover", lambda *args: 1 // 0)
+    chat = chats(store=store)
+    amy = chat.client("amy")
+    amy.peer.write(frames([FIRST[1], FIRST[4]]))
+    chat.until(lambda: store.asked)
+    store.give()
+    assert answers(amy) == [("err", 2), ("pong", 5)]
+    assert amy.messages[0]["code"] == "internal" and "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("subprotocol", wire.SUBPROTOCOLS)

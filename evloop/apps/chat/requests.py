@@ -115,18 +115,20 @@ def join(session: Session, request: wire.Join) -> None:
             return session.error(request.ref, "room_full", _too_many(session))
     if _too_often(session, request.ref):
         return None
-    return _with_room(session, name, partial(_join, session, request))
+    return _with_room(session, request, name, partial(_join, session, request))
 
 
-def _with_room(session: Session, name: str, then: Callable[[Room | None], None]) -> None:
-    """Call *then* with the room; if it has to be loaded first, what the client asks next waits, in its order."""
-    if not session.hub.with_room(name, partial(_then_go_on, session, then)):
+def _with_room(session: Session, request: Any, name: str, then: Callable[[Room | None], None]) -> None:
+    """Call *then*, for *request*, with the room; if that is loaded first, what the client asks next waits, in order."""
+    if not session.hub.with_room(name, partial(_then_go_on, session, request, then)):
         session.wait()
 
 
-def _then_go_on(session: Session, then: Callable[[Room | None], None], room: Room | None) -> None:
+def _then_go_on(session: Session, request: Any, then: Callable[[Room | None], None], room: Room | None) -> None:
     try:
         then(room)
+    except Exception:
+        session.failed(request)
     finally:
         session.go_on()
 
@@ -296,7 +298,7 @@ def _say_elsewhere(session: Session, request: Say) -> None:
     key = _conversation(session, request)
     if key is None:
         return None
-    return _with_room(session, key, partial(_say_when_loaded, session, request))
+    return _with_room(session, request, key, partial(_say_when_loaded, session, request))
 
 
 def _say_when_loaded(session: Session, request: Say, room: Room | None) -> None:
@@ -369,7 +371,7 @@ def page(session: Session, request: wire.History) -> None:
         room = _own_room(session, request.ref, request.room)
         return None if room is None else history(session, request, room)
     key = _conversation(session, request)
-    return None if key is None else _with_room(session, key, partial(history, session, request))
+    return None if key is None else _with_room(session, request, key, partial(history, session, request))
 
 
 def mod(session: Session, request: wire.Mod) -> None:

@@ -161,8 +161,7 @@ class Session:
         try:
             self._handlers.get(kind, refuse)(self, request)
         except Exception:
-            logger.exception("chat: %s of %s failed", kind.__name__, self)
-            self.error(request.ref, "internal")
+            self.failed(request)
 
     def messages(self, payloads: list[bytes]) -> None:
         """Answer all messages of one read; for transports that need not stop between two of them (see Bucket)."""
@@ -183,6 +182,11 @@ class Session:
         detail = f"a message of {size} bytes exceeds {MAX_MESSAGE}"
         self.error(None, "too_big", detail)
         self.bye(wire.PROTOCOL, detail)
+
+    def failed(self, request: Any) -> None:
+        """Answer *request* as one on which the server has failed; called where the exception is caught."""
+        logger.exception("chat: %s of %s failed", type(request).__name__, self)
+        self.error(request.ref, "internal")
 
     def choked(self) -> None:
         """The output is above the connection's ``high_water``."""
