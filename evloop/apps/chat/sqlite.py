@@ -51,7 +51,7 @@ FEW = 25
 LONGER = 4
 
 # Messages of a batch: 10 ms for SQLite.  A loop that was held up, by whatever else the machine does, has to catch up.
-MOST_BATCH = 1024
+MOST_BATCH = 2048
 
 # Messages that are shown in one turn of the loop, or this part of all that are kept and not shown, if it is more: a
 # loop whose turns are long has to catch up.  Who gets several in a turn gets them with one system call, which is most
