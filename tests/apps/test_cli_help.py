@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import os
 import pathlib
 import subprocess
@@ -10,7 +10,7 @@ import sys
 
 import click
 import pytest
-from programs import PATIENCE, environment, run_program, shell
+from programs import environment, run_program, shell
 
 import evloop
 from evloop.cli.program import run
@@ -169,48 +169,6 @@ def test_program_without_click_says_in_one_line_what_to_install():
     result = subprocess.run(command, env=environment(), capture_output=True, check=False)
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == b"evloop: the command line needs click and rich: pip install click rich\n"
-
-
-# Where a Ctrl-C may come: while a module is looked for, which is what a program does in its first 100 ms.
-INTERRUPTED = """
-import signal, sys
-
-module = sys.argv.pop(1)
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == module:
-            signal.raise_signal(signal.SIGINT)
-
-sys.meta_path.insert(0, Finder())
-from evloop_program import main
-sys.exit(main())
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "args"),
-    [
-        ("evloop", ["serve", "chat", "127.0.0.1:0"]),
-        ("evloop.addresses", ["serve", "chat", "127.0.0.1:0"]),
-        ("evloop.cli.program", ["serve", "chat", "127.0.0.1:0"]),
-        ("evloop.cli.serve_chat", ["serve", "chat", "127.0.0.1:0"]),
-        ("evloop.apps.chat.web", ["serve", "chat", "127.0.0.1:0"]),
-        ("evloop.aio", ["chat", "127.0.0.1:1"]),
-        ("evloop.apps.chat.client", ["chat", "127.0.0.1:1"]),
-    ],
-)
-def test_ctrl_c_while_modules_are_imported_ends_in_silence(module, args):
-    """Whoever starts the wrong command types it at once; a traceback would say that something is broken."""
-    command = [sys.executable, "-c", INTERRUPTED, module, *args]
-    result = subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=PATIENCE)
-    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
-
-
-def test_console_script_begins_outside_of_the_package():
-    """It is what makes the first of these hold; whoever changes it back finds out here."""
-    (script,) = importlib.metadata.entry_points(group="console_scripts", name="evloop")
-    assert script.value == "evloop_program:main"
 
 
 @pytest.mark.parametrize("args", [["--help"], ["serve", "echo", "--help"], ["connect", "--help"]], ids=" ".join)
