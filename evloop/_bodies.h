@@ -138,7 +138,7 @@ static inline void evl_give_small(PyObject *body) {
 static inline PyObject *evl_copy(const unsigned char *data, Py_ssize_t size) {
     if (size >= EVL_SMALL_END) return PyBytes_FromStringAndSize((const char *)data, size);
     PyObject *body = evl_smalls[size];
-    evl_smalls_out++;
+    evl_smalls_out += size > 1;
     if (body == NULL) return PyBytes_FromStringAndSize((const char *)data, size);
     evl_smalls[size] = *evl_next_small(body);
     evl_smalls_count--;

@@ -1230,7 +1230,7 @@ cdef class Connection(Endpoint):
         """
         cdef Py_ssize_t size, sent
         if (self._state | self._full | self._write_eof | self._scheduled) or self.wanted != EVENT_READ or \
-                self._accounted or self._bounds.minds_output or self._room_in_turn() <= 0:
+                self._pending is not None or self._accounted or self._bounds.minds_output or self._room_in_turn() <= 0:
             return self.flush_output()
         if self.core.gather_owner is not <void*>self:
             return self.flush_output() if self._waiting else 0
@@ -1456,7 +1456,8 @@ cdef class Connection(Endpoint):
         if self._exc is None and isinstance(fault, FramingError) and hasattr(self.protocol, "framing_error"):
             self._exc = fault  # told once, though the callback may read on, or raise an exit
             self._dispatch("framing_error", (fault,))
-            if self.close_reason is CloseReason.LOCAL:  # close(), which comes anyway: the fault stays what ended it
+            # close() comes anyway: the fault stays what ended it.
+            if self.close_reason is CloseReason.LOCAL and self._exc is None:
                 self.close_reason, self._exc = reason_of(fault), fault
         return self._close(reason_of(fault), fault)
 

@@ -80,7 +80,8 @@ class Closing:
         if self._exc is None and isinstance(fault, FramingError) and hasattr(self.protocol, "framing_error"):
             self._exc = fault  # told once, though the callback may read on, or raise an exit
             self._dispatch(self._tell, "framing_error", fault)
-            if self.close_reason is CloseReason.LOCAL:  # close(), which comes anyway: the fault stays what ended it
+            # close() comes anyway: the fault stays what ended it.
+            if self.close_reason is CloseReason.LOCAL and self._exc is None:
                 self.close_reason, self._exc = reason_of(fault), fault
         self._close(reason_of(fault), fault)
 

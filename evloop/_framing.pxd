@@ -42,7 +42,6 @@ cdef class FrameDecoder:
     cdef int _header_size         # header bytes in the scratch
     cdef unsigned char _busy, _lost
     cdef unsigned char _skip_oversize
-    cdef unsigned char _pooled    # the guessed body came from the pool
     cdef int _doubt               # so many guesses are left out
     cdef uint64_t _fast_low, _fast_high  # the length-field values that the fast loop takes
     cdef list _rest               # what a limit held back

@@ -33,7 +33,6 @@ cdef extern from "_move.h":
     void evl_move(unsigned char* to, const unsigned char* data, size_t size) noexcept nogil
 
 cdef extern from "_bodies.h":
-    PyObject* evl_pooled_body(Py_ssize_t size) noexcept
     PyObject* evl_take_body(Py_ssize_t size) except NULL
     void evl_give_body(PyObject* body) noexcept
     void evl_forget_hash(PyObject* body) noexcept
@@ -388,10 +387,7 @@ cdef class FrameDecoder:
     cdef unsigned char* guess(self) except NULL:
         """Return where the next frame would go, if it has the guessed size: its header is in front of the body's data,
         until received_guess(), which has to come next."""
-        self._body = evl_pooled_body(self._expected)
-        self._pooled = self._body is not NULL
-        if not self._pooled:
-            self._body = evl_take_body(self._expected)
+        self._body = evl_take_body(self._expected)
         return <unsigned char*>PyBytes_AS_STRING(<object>self._body) - self._codec.header_size
 
     cdef bytes received_guess(self, Py_ssize_t size):
@@ -406,8 +402,7 @@ cdef class FrameDecoder:
         if body >= 0:
             value = evl_load(self._header, codec.order)
             right = self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room
-            # Memory follows what has arrived; what the pool holds is bounded, and resident already.
-            if right and (self._pooled or body >= room // GROWTH):
+            if right and body >= room // GROWTH:  # memory follows what has arrived, from the pool as well
                 self._state, self._header_size = BODY, <int>head
                 self._need = self._capacity = room
                 self._filled = body

@@ -607,8 +607,8 @@ cdef class _Epoll:
             except BaseException:
                 self._control(EPOLL_CTL_DEL, fd, 0)
                 raise
-        self.data[fd] = data
         self.slots[fd].used = _use_of(data)
+        self.data[fd] = data
         self.slots[fd].wanted = self.slots[fd].armed = events
         self.count += 1
         return 0
@@ -790,8 +790,8 @@ cdef class _Epoll:
             raise KeyError(f"{fileobj!r} is not registered")
         mask = _check_events(events)
         self.change(fd, mask)
-        self.data[fd] = data
         self.slots[fd].used = _use_of(data)
+        self.data[fd] = data  # last: what was there may have a destructor, which finds both in step
         return self.key_of(fd)
 
     def unregister(self, fileobj):

@@ -273,6 +273,9 @@ cdef class Session(Puller):
             self._handed = None
             conn._frames_received -= 1
             if conn._state == OPEN:
+                if conn._pending is None:
+                    conn._undelivered = 0
+                conn._undelivered += conn._codec.header_size + len(frame)
                 conn._pending, conn._next = [frame, *(conn._pending or [])[conn._next:]], 0
         return 0
 

@@ -169,6 +169,16 @@ def test_framing_error_that_ends_the_connection_keeps_its_own_reason(world, end,
     assert (rec.reason, rec.exc) == (reason, None)
 
 
+def test_framing_error_that_closes_for_a_fault_of_its_own_keeps_that(world):
+    """close_for() keeps its reason and its exception, whichever they are."""
+    own = ValueError("too much")
+    rec = Answering(error=lambda rec, exc: rec.conn.close_for(CloseReason.LOCAL, own))
+    _, peer = world.connect(rec, max_frame=LIMIT)
+    peer.write(ABOVE)
+    lose(world, peer, rec)
+    assert (rec.reason, rec.exc) == (CloseReason.LOCAL, own)
+
+
 @pytest.mark.parametrize("linger", [0, 2])
 def test_framing_error_that_closes_keeps_the_fault_as_the_reason(world, linger):
     """Most error paths of an application end in close(): an operator still has to see what the peer did."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import tracemalloc
 
 import pytest
 from peers import BatchRecorder, FrameRecorder, connection_class, echo, encode, kernel, world
@@ -174,6 +175,25 @@ def test_connection_large_frames_of_falling_sizes_hold_no_more_than_they_say(wor
             world.turn(3)
         world.until(lambda number=step: len(seen) == number + 1)
     assert max(seen) <= 8192  # malloc's rounding, up to a page and its own header
+
+
+def test_connection_guessed_frame_of_which_little_has_come_holds_little(world):
+    """The pool lends a body for what arrives, not for what is announced: that is any number of connections."""
+    size, peers = 1 << 20, []
+    for _ in range(12):
+        rec = FrameRecorder(frame=lambda rec, frame: rec.frames.clear())
+        conn, peer = world.connect(rec, max_frame=size)
+        peers.append((conn, peer))
+    tracemalloc.start()
+    try:
+        for conn, peer in peers:
+            stream = encode(bytes(size))
+            peer.write(stream * 2 + stream[:9])
+            world.until(lambda conn=conn: conn.stats.bytes_received == 2 * (size + 4) + 9)
+        world.settle()
+        assert tracemalloc.get_traced_memory()[0] < (4 << 20) + (2 << 20)  # what the pool keeps, and 12 beginnings
+    finally:
+        tracemalloc.stop()
 
 
 def allocated(frame):

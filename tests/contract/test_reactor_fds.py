@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import selectors
@@ -280,6 +281,26 @@ def test_endpoint_gone_earlier_in_the_turn_gets_nothing_more(reactor_module, rea
         reactor.call_soon(leave)
     run_turns(reactor, 1)
     assert trace == ([("a", "readable")] if when == "in between" else [])
+
+
+def test_selector_modify_whose_old_data_registers_another_in_its_destructor_knows_which_it_has(
+    reactor_module, reactor, pair
+):
+    """The compiled reactor calls an endpoint without asking what it is: what is there and what it is go together."""
+    selector = reactor._selector
+
+    class Old:
+        def __del__(self):
+            selector.unregister(pair[0])
+            selector.register(pair[0], READ, "no endpoint")
+
+    selector.register(pair[0], READ, Old())
+    key = selector.modify(pair[0], READ, reactor_module.Endpoint(reactor))
+    pair[1].send(b"x")
+    with contextlib.suppress(AttributeError, TypeError):  # what is no endpoint cannot be called
+        run_turns(reactor, 1)
+    assert key.fd == pair[0].fileno()
+    assert selector.unregister(pair[0]).data == "no endpoint"
 
 
 @pytest.mark.parametrize("events", [READ, WRITE])

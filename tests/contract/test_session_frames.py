@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 
 import pytest
@@ -441,6 +442,29 @@ def test_session_on_readable_called_inside_another_task_waits_for_a_turn(stage):
     stage.until(lambda: len(got) == 3)
     assert caller.result() == []
     assert sorted(got) == [(b"1", True), (b"2", True), (b"3", True)]
+
+
+def test_session_frame_that_is_put_back_is_counted_and_stops_the_reading(stage):
+    """A frame that nobody could look at is input that waits: the kernel keeps what comes behind it."""
+    got = []
+
+    async def handler(conn):
+        got.append(await conn.recv())
+        await conn.wait_closed()
+
+    conn, peer = stage.connect(handler)
+    stage.settle()
+
+    async def poke():
+        peer.write(encode(b"12345"))
+        conn.on_readable()
+        watched = stage.loop._selector.get_map().get(conn.fileno())
+        return conn.stats.input, watched.events & selectors.EVENT_READ if watched else 0
+
+    caller = stage.loop.create_task(poke())
+    stage.until(lambda: got)
+    assert caller.result() == (9, 0)
+    assert (got, conn.stats.input) == ([b"12345"], 0)
 
 
 def test_session_on_readable_called_by_its_own_handler_is_taken_by_the_next_recv(stage):
