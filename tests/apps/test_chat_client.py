@@ -1024,6 +1024,30 @@ def test_close_while_reconnecting_ends_at_once(run):
     run(main)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told-to-come-back", "unanswered"])
+def test_close_while_connecting_ends_connect_at_once(run, told):
+    """Neither the back-off nor the server's silence is waited for, and nobody connects any more."""
+
+    async def main():
+        async with PlayedServer() as server:
+            waits = asyncio.Event()
+            backoff = Backoff(lambda: waits.set() or 1e9)
+            client = Client(server.address, "amy", timeout=None, backoff=backoff)
+            connecting = asyncio.ensure_future(client.connect())
+            peer = await server.accept()
+            await peer.expect(wire.Hello)
+            if told:
+                peer.send(wire.Bye(code=wire.SHUTDOWN, text="stops", reconnect=True, after_ms=0))
+                await waits.wait()
+            await client.close()
+            with pytest.raises(Disconnected, match="the client was closed"):
+                await connecting
+            await peer.ended()
+            assert client.state == "closed"
+
+    run(main)
+
+
 def test_cancelled_connect_leaves_nothing(run):
     """Ctrl-C during the first attempt."""
 

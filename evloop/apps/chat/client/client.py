@@ -53,6 +53,9 @@ OUTBOX = 1000
 # Seconds for the goodbye at the end.
 GOODBYE = 1.0
 
+# What whoever waits is told when the client is closed.
+CLOSED = "the client was closed"
+
 
 class Client(Requests):
     """A user of a chat server, on any asyncio event loop.
@@ -135,6 +138,7 @@ class Client(Requests):
         self._iterated = False
         self._changed: set[asyncio.Future[None]] = set()
         self._end: BaseException | None = None
+        self._closing: asyncio.Future[None] | None = None  # done when the client is closed; of connect()'s loop
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -157,13 +161,17 @@ class Client(Requests):
             OSError: the server could not be reached; TimeoutError after *timeout* (NoWelcome: it was);
                 ssl.SSLError.
             Refused, Ended: it could, and does not want this client.
-            Disconnected: it went away before the welcome, or stayed away after it had said to come back.
+            Disconnected: it went away before the welcome, or stayed away after it had said to come back; or the client
+                was closed meanwhile, which ends the waiting at once.
             RuntimeError: it was called before.
         """
         if self._task is not None or self.state != "connecting":
             raise RuntimeError("connect() of a client that was connected before: make another one")
+        self._closing = asyncio.get_running_loop().create_future()
         try:
-            link = await self._first()
+            link = await self._first(self._closing)
+            if self.state == "closed":  # in the turns since the welcome; close() has the link
+                raise Disconnected(CLOSED)
         except BaseException:
             self.state = "closed"
             raise
@@ -187,7 +195,7 @@ class Client(Requests):
             if link is not None:
                 await asyncio.wait({link.closed})
 
-    async def _first(self) -> Link:
+    async def _first(self, closing: asyncio.Future[None]) -> Link:
         """Return the first connection on which the server has welcomed; only one that asks for it is tried again."""
         loop = asyncio.get_running_loop()
         until = None if self._timeout is None else loop.time() + self._timeout
@@ -196,6 +204,8 @@ class Client(Requests):
             try:
                 return await self._open()
             except (OSError, Disconnected) as exc:
+                if closing.done():
+                    raise Disconnected(CLOSED) from exc
                 asked = asked or isinstance(exc, Later)
                 if not asked:
                     raise
@@ -203,7 +213,9 @@ class Client(Requests):
             delay = self._backoff.delay(at_least=after)
             if until is not None and loop.time() + delay > until:
                 raise Disconnected(f"not welcomed within {self._timeout:g} s: {reason}")
-            await asyncio.sleep(delay)
+            await asyncio.wait([closing], timeout=delay)
+            if closing.done():
+                raise Disconnected(CLOSED)
 
     async def _open(self, resume: wire.Resume | None = None) -> Link:
         """Connect once and be welcomed."""
@@ -212,8 +224,12 @@ class Client(Requests):
         welcomed = False
         try:
             # Not wait_for(): before Python 3.12 it loses a cancellation that meets the end of what it waits for.
-            await asyncio.wait([attempt], timeout=self._timeout)
+            assert self._closing is not None
+            ends: list[asyncio.Future[None]] = [attempt, self._closing]
+            await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done():
+                if self._closing.done():
+                    raise Disconnected(CLOSED)
                 within = f"from {self._address} within {self._timeout:g} s"
                 if link.transport is None:
                     raise TimeoutError(f"no answer {within}")
@@ -343,7 +359,9 @@ class Client(Requests):
         if self.state == "closed":
             return
         self.state, self._end, self._link = "closed", cause, None
-        gone = cause or Disconnected("the client was closed")
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
+        gone = cause or Disconnected(CLOSED)
         self._rooms.closed(gone)
         self._outbox.closed(gone)
         self._emit(Status("closed", str(cause or "")))
@@ -474,7 +492,7 @@ class Client(Requests):
         while len(self._outbox):
             await self._change()
             if self.state == "closed":
-                raise self._end or Disconnected("the client was closed")
+                raise self._end or Disconnected(CLOSED)
 
     async def _said(self, room: str, to: str, body: str, kind: str, re: int | None) -> int:
         await self.drain()
@@ -491,7 +509,7 @@ class Client(Requests):
         if not 0 < size <= most:
             raise ValueError(f"a message has 1 to {most} bytes of UTF-8, the server's bound, and this one {size}")
         if self.state == "closed":
-            raise self._end or Disconnected("the client was closed")
+            raise self._end or Disconnected(CLOSED)
         entry = self._outbox.add(room_name(room), to, body, kind, re)
         self._update_reading()
         return entry
@@ -507,7 +525,7 @@ class Client(Requests):
         Cancelled, the room is entered all the same; :meth:`part` takes the wish back.
         """
         if self.state == "closed":
-            raise self._end or Disconnected("the client was closed")
+            raise self._end or Disconnected(CLOSED)
         entered: asyncio.Future[Entered] = asyncio.get_running_loop().create_future()
         self._rooms.enter(room_name(room), history, entered)
         self._update_reading()
