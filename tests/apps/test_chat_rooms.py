@@ -739,6 +739,60 @@ def test_failed_store_is_told_and_may_be_asked_again(stored):
     store.full = False
 
 
+def test_acts_that_are_not_kept_are_taken_back(stored):
+    """Who was told that a ban has failed must not find it in force; the acts before the failure stay."""
+    chat, store, amy, bob = stored
+    for op, who in (("op", "bob"), ("ban", "cem"), ("kick", "bob"), ("ban", "dan")):
+        amy.tell("mod", room="r", op=op, who=who)
+        chat.world.settle()
+    cem, dan = chat.client("cem"), chat.client("dan")
+    assert cem.refused("join", room="r") == "banned", "at once"
+    store.commit(1)
+    batch, store.waiting = store.waiting, []
+    store.failed(batch, "no space left")
+    assert cem.join("r")["you"]["role"] == dan.join("r")["you"]["role"] == "member"
+    assert bob.join("r")["you"]["role"] == "op"
+
+
+def test_first_member_stays_op_when_an_older_act_is_not_kept(stored):
+    """The room was empty while the act waited: to take it back must not take away the only op."""
+    chat, store, amy, bob = stored
+    amy.tell("mod", room="r", op="ban", who="dan")
+    chat.world.settle()
+    for client in (amy, bob):
+        client.tell("quit")
+        client.ended()
+    cem = chat.client("cem", "r")
+    batch, store.waiting = store.waiting, []
+    store.failed(batch, "no space left")
+    assert cem.join("r")["you"]["role"] == "op"
+    assert chat.client("dan", "r").join("r")["you"]["role"] == "member"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_requests_behind_a_repeat_wait_again_or_are_refused_and_taken_back(stored, full):
+    """The store knows the first one, and those behind it get other places if it takes them: `pending` counts them."""
+    chat, store, amy, _ = stored
+    amy.tell("say", room="r", body="0", cid="0", ref=1)
+    amy.tell("mod", room="r", op="lock", ref=2)
+    amy.tell("say", room="r", body="1", cid="1", ref=3)
+    chat.world.settle()
+    (repeat, *_), store.waiting, store.full = store.waiting, [], full
+    first = wire.Msg(seq=0, ts=5, sender="amy", body="0", room="r", cid="0")
+    store.repeated(repeat, first)
+    amy.hear("ok", ref=1, seq=0, dup=True)
+    assert chat.hub.stats()["pending"] == (0 if full else 2)
+    store.full = False
+    store.commit()
+    for ref, seq in ((2, 1), (3, 2)):
+        if full:
+            amy.hear("err", ref=ref, code="unavailable")
+        else:
+            amy.hear("ok", ref=ref, seq=seq)
+    assert chat.hub.stats()["pending"] == 0
+    assert chat.client("cem").tell("join", room="r", ref=1).hear()["t"] == ("joined" if full else "err")
+
+
 def test_so_many_may_wait_for_the_store_and_no_more(chats):
     """A disk that hangs must not fill the memory; once it has caught up, all goes on."""
     store = SlowStore()

@@ -168,6 +168,7 @@ def test_repeat_that_only_the_file_remembers_is_no_second_message(path):
         amy.hear("err", ref=93, code="cid_conflict")
         amy.hear("ok", ref=94, seq=7, dup=None)
         assert [bob.hear("msg")["seq"] for _ in range(2)] == [6, 7]
+        assert chat.hub.stats()["pending"] == 0, "a repeat does not wait for ever"
         assert amy.say("5", cid="new") == {"t": "ok", "ref": amy.ref, "seq": 6, "epoch": bob.join()["epoch"],
                                            "ts": bob.join()["history"][5]["ts"], "dup": True}  # fmt: skip
         assert seqs(bob.join("r", limit=20)["history"]) == [1, 2, 3, 4, 5, 6, 7]

@@ -339,23 +339,33 @@ class Hub:
     def _failed(self, entries: Sequence[Entry], why: str) -> None:
         logger.error("chat: the store has failed for %d messages: %s", len(entries), why)
         self.counters["store_failed"] += len(entries)
-        self.pending -= len(entries)
         for entry in entries:
             room = entry.room
             room.pending.remove(entry)
             room.assigned = room.ring.top if not room.pending else room.pending[-1].msg.seq
-            self._forget(entry)
-            for session, ref in [(entry.session, entry.ref), *entry.repeats]:
-                session.error(ref, "unavailable", "the message could not be written down")
             self.rest(room)
+        self._not_kept(entries, "the message could not be written down")
         if not self.degraded:
             self._degrade(True, why)
+
+    def _not_kept(self, entries: Sequence[Entry], detail: str) -> None:
+        """Refuse *entries*, which had their places: of each room the last ones; what they have changed is undone."""
+        self.pending -= len(entries)
+        for entry in reversed(entries):  # each had built on the one before
+            if entry.before is not None:
+                entry.room.state = entry.before
+        for entry in entries:
+            self._forget(entry)
+            for session, ref in [(entry.session, entry.ref), *entry.repeats]:
+                session.error(ref, "unavailable", detail)
 
     def _repeated(self, entry: Entry, first: wire.Msg) -> None:
         """Answer *entry* as what it is, a repeat of *first*, and give those behind it other places: none was shown."""
         room = entry.room
         waiting, room.pending = room.pending, deque()
-        assert waiting[0] is entry, "a store tells in the order of the appends"
+        again = waiting.popleft()
+        assert again is entry, "a store tells in the order of the appends"
+        self.pending -= 1  # it waits no more; those behind it still do
         room.assigned = room.ring.top
         same = digest_of(first.body, first.kind) == digest_of(entry.msg.body, entry.msg.kind)
         self._note(entry, first)
@@ -364,18 +374,17 @@ class Hub:
                 session.error(ref, "cid_conflict", first.cid or "")
             elif ref is not None:
                 session.send(room.ok(ref, first, dup=True))
-        for other in islice(waiting, 1, None):
+        while waiting:
+            other = waiting[0]
             other.msg.seq = room.assigned + 1
             try:
                 self.store.append(other)
             except Unavailable as exc:
-                self._forget(other)
-                for session, ref in [(other.session, other.ref), *other.repeats]:
-                    session.error(ref, "unavailable", str(exc))
-            else:
-                room.assigned = other.msg.seq
-                room.pending.append(other)
-                self._note(other, other.msg)
+                self._not_kept(waiting, str(exc))  # with all that is behind it and may build on it
+                break
+            room.assigned = other.msg.seq
+            room.pending.append(waiting.popleft())
+            self._note(other, other.msg)
         self.rest(room)
 
     def _note(self, entry: Entry, msg: wire.Msg) -> None:

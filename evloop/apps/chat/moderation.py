@@ -71,8 +71,15 @@ def _applies(sanctions: dict[str, Sanction], user: User) -> bool:
 
 def first_member(room: Room, user: User) -> None:
     """Make the first member of an empty room an op: a room without one could not be moderated by anybody."""
-    if user.id not in room.state.ops:
-        room.state = replace(room.state, ops=[*room.state.ops, user.id][-room.hub.limits.ops :])
+    most = room.hub.limits.ops
+    room.state = _with_op(room.state, user, most)
+    for entry in room.pending:  # it is no act of theirs, and stays if one of them has to be taken back
+        if entry.before is not None:
+            entry.before = _with_op(entry.before, user, most)
+
+
+def _with_op(state: RoomState, user: User, most: int) -> RoomState:
+    return state if user.id in state.ops else replace(state, ops=[*state.ops, user.id][-most:])
 
 
 def change_of(session: Session, room: Room, request: Mod) -> Change:
@@ -140,7 +147,7 @@ def _op(room: Room, request: Mod) -> Change:
     user = _present(room, request)
     if is_op(room, user):
         raise Refused("already", user.nick)
-    return Change(replace(room.state, ops=[*room.state.ops, user.id][-room.hub.limits.ops :]))
+    return Change(_with_op(room.state, user, room.hub.limits.ops))
 
 
 def _deop(room: Room, request: Mod) -> Change:

@@ -390,9 +390,11 @@ def mod(session: Session, request: wire.Mod) -> None:
     expelled, before = change.expelled, room.state
     then = None if expelled is None else partial(_expel, room, expelled)
     # Now, and not when it is kept: what is asked for next has to build on it, and a ban must not wait for a disk.
+    # If it is not kept after all, the hub takes it back.
     room.state = change.state or before
+    undo = None if change.state is None else before
     try:
-        room.post(msg, session, request.ref, state=change.state, then=then)
+        room.post(msg, session, request.ref, state=change.state, then=then, before=undo)
     except Unavailable as exc:
         room.state = before
         return session.error(request.ref, "unavailable", str(exc))

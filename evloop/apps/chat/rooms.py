@@ -45,6 +45,7 @@ class Entry(Struct, eq=False):
         session, ref: who waits for the ``ok``.
         key: of the sender's `Recent`, or None.
         then: called when it is kept and shown, or None.
+        before: the state to go back to if it is not kept, or None if the message changes none.
         repeats: (session, ref) of those who have asked for it again meanwhile.
     """
 
@@ -56,6 +57,7 @@ class Entry(Struct, eq=False):
     key: tuple[str, str] | None = None
     state: RoomState | None = None
     then: Callable[[], None] | None = None
+    before: RoomState | None = None
     repeats: list[tuple[Session, int | None]] = []
 
 
@@ -225,12 +227,13 @@ class Room:
         key: tuple[str, str] | None = None,
         state: RoomState | None = None,
         then: Callable[[], None] | None = None,
+        before: RoomState | None = None,
     ) -> None:
         """Give *msg* its place, seq and time; *session* gets ``ok`` with *ref* when it is kept.
 
         Time (ms) does not go back within a room.
 
-        Args: key, state, then: as for an Entry.
+        Args: key, state, then, before: as for an Entry.
         Raises: Unavailable: it was not taken.
         """
         hub = self.hub
@@ -249,7 +252,7 @@ class Room:
         if hub.pending >= hub.limits.pending:
             raise Unavailable(f"{hub.pending} messages wait for the database")
         assert session.user is not None
-        entry = Entry(self, msg, session.user.id, session, ref, key, state, then)
+        entry = Entry(self, msg, session.user.id, session, ref, key, state, then, before)
         kept = hub.store.append(entry)
         self.assigned = seq
         if kept:
