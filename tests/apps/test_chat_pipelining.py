@@ -160,6 +160,35 @@ def test_rate_of_a_client_that_waits_is_kept_after_it(chats, store):
     assert answers(amy) == [("joined", 2), ("ok", 3), ("ok", 4), ("pong", 5)]
 
 
+def test_room_that_two_wait_for_is_one_whatever_the_first_one_asks_next(chats, store):
+    """What the first one has kept leaves the room and needs its place, before the second one is in."""
+    chat = chats(store=store, limits={"rooms": 1})
+    amy, bob, cem = (chat.client(nick) for nick in ("amy", "bob", "cem"))
+    asked = [FIRST[1], {"t": "part", "ref": 3, "room": "r"}, {"t": "join", "ref": 4, "room": "q"}]
+    for client, parts in ((amy, asked), (bob, asked[:1])):
+        client.peer.write(frames(parts))
+        chat.world.settle()
+    store.give()
+    assert answers(amy) == [("joined", 2), ("ok", 3), ("err", 4)]
+    assert amy.messages[-1]["code"] == "unavailable"
+    assert answers(bob) == [("joined", 2)]
+    bob.messages.clear()
+    cem.join("r")
+    cem.say("hi")
+    bob.hear("ev", e="join", who="cem")
+    bob.hear("msg", body="hi", seq=1)
+
+
+def test_msg_comes_before_the_loss_of_its_sender_in_the_same_read(chats):
+    """Gathered messages are shown before anything that follows from the end of the session."""
+    chat = chats()
+    amy, bob = chat.client("amy", "r"), chat.client("bob", "r")
+    amy.peer.write(frames([FIRST[2]]) + 3 * evloop.Framing.U32.encode(b"{"))
+    bob.hear("msg", body="one")
+    bob.hear("ev", e="lost", who="amy")
+    assert [message["t"] for message in amy.ended() if message["t"] in ("ok", "bye")] == ["ok", "bye"]
+
+
 def test_quit_behind_a_direct_message_waits_for_the_conversation(chats, store):
     """What was said before the goodbye is said, though the conversation has to be loaded for it."""
     chat = chats(store=store)

@@ -263,6 +263,14 @@ def test_repeated_cid_gets_the_first_ok_and_is_said_once(chat):
     assert amy.say("hi", room="q", cid="c-1")["seq"] == 1, "and each room's"
 
 
+def test_cid_with_body_and_kind_exchanged_is_a_conflict(chat):
+    """A body may be any word, a kind's name as well: the two are not told apart by what they are together."""
+    amy = chat.client("amy", "r")
+    amy.say("text", cid="c", kind="action")
+    assert amy.refused("say", room="r", body="action", cid="c") == "cid_conflict"
+    assert amy.say("text", cid="c", kind="action")["dup"] is True
+
+
 def test_repeat_is_known_after_the_session_and_the_grace_are_over(chat):
     """The outbox of a client that was away for minutes: the key is who it is."""
     amy, bob, _ = three(chat)

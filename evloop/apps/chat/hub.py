@@ -91,6 +91,7 @@ class Hub:
         self.gathered = Gathered()
         self.talks: defaultdict[str, set[str]] = defaultdict(set)
         self.uncounted: set[Room] = set()
+        self._telling: set[str] = set()  # just loaded, and not all who have waited for it are in it yet
         self._loading: dict[str, list[Callable[[Room | None], None]]] = {}
         self._departed: OrderedDict[str, tuple[float, Recent]] = OrderedDict()
         self.pending = self.kept_bytes = self.said = self.throttled = self.tick = 0
@@ -180,6 +181,7 @@ class Hub:
         self.choked.pop(session, None)
         if session.state is STRANGER or session.user is None:
             return session.closed(ENDED)
+        self.gathered.flush()  # what was said before is shown before anybody hears that this one has gone
         for room in session.rooms.values():
             room.detach(session)
         if self.closing or not resumable or not self.limits.grace:
@@ -272,6 +274,8 @@ class Hub:
         with contextlib.ExitStack() as stack:  # each is told, whatever another one raises
             if room is not None:
                 stack.callback(self.rest, room)
+                stack.callback(self._telling.discard, name)
+                self._telling.add(name)
             for then in reversed(self._loading.pop(name)):
                 stack.callback(then, room)
 
@@ -286,7 +290,7 @@ class Hub:
         """Let go of the room that has been empty for longest; return whether there was one."""
         while self.idle:
             name, room = self.idle.popitem(last=False)
-            if room.idle and self.rooms.get(name) is room:
+            if room.idle and self.rooms.get(name) is room and name not in self._telling:
                 del self.rooms[name]
                 self.uncounted.discard(room)
                 self.kept_bytes -= room.ring.bytes

@@ -266,7 +266,7 @@ def say(session: Session, request: Say, room: Room | None = None) -> None:
         return session.error(ref, "too_big", f"body of {len(body.encode())} bytes exceeds {wire.MAX_BODY}")
     name, cid, recent = room.name, request.cid, user.recent
     key = name, cid
-    digest = hash(body) ^ hash(kind)  # digest_of
+    digest = hash((body, kind))  # digest_of
     said = recent.younger.get(key) or recent.older.get(key)
     if said is not None:
         return _repeat(session, request, room, said, digest)

@@ -19,7 +19,7 @@ Said: TypeAlias = "tuple[int, int, str, int]"
 
 def digest_of(body: str, kind: str) -> int:
     """Return what tells a repeat from another message under the same cid."""
-    return hash(body) ^ hash(kind)
+    return hash((body, kind))  # with their places: not the same for the two exchanged
 
 
 class Recent:
