@@ -54,11 +54,11 @@ LONGER = 4
 MOST_BATCH = 2048
 
 # Messages that are shown in one turn of the loop, or this part of all that are kept and not shown, if it is more: a
-# loop whose turns are long has to catch up.  Who gets several in a turn gets them with one system call, which is most
-# of what a message costs: of 400 in 100 rooms of five, 256 take 500 calls, and 64 at a time 1,280.  Price: 2 to 3 ms
-# in a turn, which is the lag that everybody else feels.  No more than so many deliveries besides, 50 ns each: the
-# calls of a large room the reactor divides by itself, but not that.
-SLICE = 256
+# loop whose turns are long has to catch up.  Who gets several in a turn gets them with one system call; price: the turn
+# is the lag that everybody else feels.  At 20,000 messages a second into 100 rooms of five, 64, 128 and 256: a lag of
+# 3.4 to 4.5, 4.6 to 6.1 and 6.4 to 7.2 ms at p99, and 0.62, 0.57 and 0.48 of a core for the loop (make bench-chat).
+# No more than so many deliveries besides, 50 ns each: the calls of a large room the reactor divides by itself.
+SLICE = 64
 SHARE = 8
 DELIVERIES = 65_536
 
