@@ -19,7 +19,7 @@
 
 #include "_move.h"
 
-#define EVL_BODY_LEAST 32768      /* below it malloc has it at hand; BODY_LEAST of _framing.pxd */
+#define EVL_BODY_LEAST 32768      /* below it malloc has it at hand */
 #define EVL_BODIES 16
 #define EVL_BODIES_TOTAL 4194304  /* bytes kept at most; what four connections with frames of a mebibyte go round in */
 
@@ -81,22 +81,16 @@ static void evl_give_body(PyObject *body) {
     evl_bodies_total += size;
 }
 
-/* Return a bytes object of |size| bytes, of any content, with one reference, from the pool, or NULL.  Of just that size:
-   one that was made shorter would hold more than it says, and more each time. */
-static PyObject *evl_pooled_body(Py_ssize_t size) {
+/* Return a bytes object of |size| bytes, of any content, with one reference, from the pool or new; NULL with
+   MemoryError.  Of just that size: one that was made shorter would hold more than it says, and more each time. */
+static PyObject *evl_take_body(Py_ssize_t size) {
     for (int i = evl_bodies_count - 1; size >= EVL_BODY_LEAST && i >= 0; i--) {
         if (PyBytes_GET_SIZE(evl_bodies[i]) != size) continue;
         PyObject *body = evl_remove_body(i);
         evl_forget_hash(body);
         return body;
     }
-    return NULL;
-}
-
-/* The same, from the pool or new; NULL with MemoryError. */
-static PyObject *evl_take_body(Py_ssize_t size) {
-    PyObject *body = evl_pooled_body(size);
-    return body ? body : PyBytes_FromStringAndSize(NULL, size);
+    return PyBytes_FromStringAndSize(NULL, size);
 }
 
 #define EVL_SMALL_END 512   /* bytes; from about here on a frame's copies cost more than its object */
@@ -158,14 +152,14 @@ static inline void evl_give(PyObject *body) {
         Py_DECREF(body);
 }
 
-/* Give the item of |list| at |index| back, if it is a bytes object of |least| bytes or more that only the list holds;
-   None takes its place. */
-static inline void evl_give_item(PyObject *list, Py_ssize_t index, Py_ssize_t least) {
+/* Give the item of |list| at |index| back, if it is a large bytes object that only the list holds; None takes its
+   place. */
+static inline void evl_give_large(PyObject *list, Py_ssize_t index) {
     PyObject *body = PyList_GET_ITEM(list, index);
-    if (!PyBytes_CheckExact(body) || PyBytes_GET_SIZE(body) < least || Py_REFCNT(body) != 1) return;
+    if (!PyBytes_CheckExact(body) || PyBytes_GET_SIZE(body) < EVL_BODY_LEAST || Py_REFCNT(body) != 1) return;
     Py_INCREF(Py_None);
     PyList_SET_ITEM(list, index, Py_None);
-    evl_give(body);
+    evl_give_body(body);
 }
 
 #endif

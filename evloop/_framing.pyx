@@ -36,9 +36,8 @@ cdef extern from "_bodies.h":
     PyObject* evl_take_body(Py_ssize_t size) except NULL
     void evl_give_body(PyObject* body) noexcept
     void evl_forget_hash(PyObject* body) noexcept
-    Py_ssize_t EVL_BODY_LEAST
     size_t EVL_FRONT
-    void evl_give_item(PyObject* items, Py_ssize_t index, Py_ssize_t least) noexcept
+    void evl_give_large(PyObject* items, Py_ssize_t index) noexcept
     void evl_give(PyObject* body) noexcept
     object _copy "evl_copy"(const unsigned char* data, Py_ssize_t size)
     PyObject* evl_copy(const unsigned char* data, Py_ssize_t size) noexcept
@@ -90,7 +89,7 @@ cdef void give_items(list items) noexcept:
 
 
 cdef void give_large(list items, Py_ssize_t index) noexcept:
-    evl_give_item(<PyObject*>items, index, EVL_BODY_LEAST)
+    evl_give_large(<PyObject*>items, index)
 
 
 cdef void give_back(PyObject* frame) noexcept:
