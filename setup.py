@@ -44,7 +44,7 @@ def extensions():
     if os.environ.get("EVLOOP_SANITIZE") == "1":
         options["extra_compile_args"] += SANITIZED
         options["extra_link_args"] = [SANITIZERS]
-    names = ("_wire", "_move", "_bodies", "_scan", "_enter", "_syscalls", "aio/_awaitable")
+    names = ("_wire", "_move", "_prefetch", "_bodies", "_scan", "_enter", "_syscalls", "aio/_awaitable")
     headers = [f"evloop/{name}.h" for name in names]
     asyncio = ("aio._core", "aio._datagram", "aio._session", "aio._streams", "aio._transport")
     compiled = [

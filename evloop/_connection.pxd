@@ -134,6 +134,7 @@ cdef class Connection(Endpoint):
     cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
     cdef int _discarded
 
+    cdef void prefetch(self) noexcept
     cdef int _refuse_coroutines(self, object protocol) except -1
     cdef int _find_receivers_again(self) except -1
     cdef int _expect_first_frame(self) except -1

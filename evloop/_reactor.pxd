@@ -110,6 +110,7 @@ cdef class Endpoint:
     cdef int writable(self) except -1      # default: self.on_writable()
     cdef int hung_up(self) except -1       # ERR or HUP while nothing is wanted, told once; default: self.on_readable()
     cdef int flush_output(self) except -1  # default: self.flush()
+    cdef void prefetch(self) noexcept      # have fetched what readable() will look at beside it; default: nothing
     cdef int run(self) except -1
     cdef int _delivery_failed(self) except -1
 
@@ -205,6 +206,7 @@ cdef class Core:
     cdef int flush_dirty(self, bint whole) except -1  # whole: no matter how long it takes
     cdef double time_to_wait(self, double timeout) except? -2
     cdef int wait(self, double timeout) except -1
+    cdef void look_ahead(self, int index, int count) noexcept
     cdef int run_event(self, int index) except -1
     cdef int append_event(self, int index) except -1
     cdef int append_due_timers(self) except -1
