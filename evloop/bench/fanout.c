@@ -270,6 +270,16 @@ static void open_peer(struct peer *c)
     c->blocked = 1;
 }
 
+/* The kernel acknowledges at once what comes to a client that has asked once, and delays it for one that has asked
+   twice (net/ipv4/tcp_output.c, "pingpong"), which makes this process 15 % faster: it catches up with the server, and
+   sleeps, and each time that it is woken is the server's time, some 50 us of a broadcast to 100.  The rows would differ
+   by the length of their handshakes.  So all have what a client has that logs in before it subscribes. */
+static void delay_acks(struct peer *c)
+{
+    int off = 0;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
+}
+
 static void ask(struct peer *c)
 {
     struct text words = {0};
@@ -289,6 +299,7 @@ static void take_step(struct peer *c)
     }
     c->ready = 1;
     ready_peers++;
+    delay_acks(c);
     flush(c);
 }
 
