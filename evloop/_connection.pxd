@@ -174,6 +174,8 @@ cdef class Connection(Endpoint):
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL
     cdef int _spill(self) except -1
     cdef int _unshare(self) except -1
+    cdef bint _is_plain(self) noexcept
+    cdef int _flush_shared(self) except -1
     cdef int _tail_to_chunk(self) except -1
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
