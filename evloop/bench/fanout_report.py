@@ -43,7 +43,8 @@ def notes(programs: Programs, rounds: int, seconds: float, servers: Sequence[Ser
         "method": f"{rounds} interleaved rounds, the first dropped; {seconds:g} s each; one load process is all "
         "publishers and all subscribers; every byte of every delivery is checked, and the first that is lost, doubled, "
         "out of order or wrong fails the row; all its connections delay their acknowledgements; oN: closed loop, N "
-        "broadcasts outstanding a publisher, each confirmed by its last recipient; rN: open loop, N broadcasts a second in all, latency from the planned time",
+        "broadcasts outstanding a publisher, each confirmed by its last recipient; rN: open loop, N broadcasts a "
+        "second in all, latency from the planned time",
         "figures": "CPU us: of a delivery, by the server's own clock, user and system, all threads; median of the "
         f"rounds; x: to another's of the same round, median, with {_interval(rounds - 1)}; =: the interval holds 1, or "
         "less than 2 % apart; p50..p99.9: us from a broadcast's start to a delivery; all50, all99: to its last one; "
