@@ -21,8 +21,15 @@ from evloop._group_py import encode, keep_bounds, spread
 
 IMPLEMENTATION = "cython"
 
+cdef extern from "_prefetch.h":
+    void evl_prefetch(const void* start, size_t size) noexcept
+
 cdef enum:
     FIRST_MEMBERS = 8
+    # How many members ahead memory is asked for: to add to one's output takes some 30 ns, and memory some 100.
+    AHEAD = 4
+    # The fields that share() looks at are among the first of a connection.
+    MEMBER_AHEAD = 256
 
 
 cdef class Group(Membership):
@@ -231,6 +238,8 @@ cdef class Group(Membership):
             try:  # once, and again only behind a member that there is no memory for
                 while index < end:
                     pointer = self._members[index].conn
+                    if index + AHEAD < end:
+                        evl_prefetch(self._members[index + AHEAD].conn, MEMBER_AHEAD)
                     index += 1
                     if pointer is NULL or pointer is <PyObject*>exclude:
                         continue

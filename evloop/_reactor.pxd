@@ -3,6 +3,7 @@
 # The generation of an fd, and what epoll has been told about it, stand in the selector's table (Slot) and not in the
 # Endpoint: they outlive the endpoint, and the selector can be used with other data than endpoints.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport timespec
 from posix.types cimport clockid_t
@@ -75,6 +76,7 @@ cdef class ReadyQueue:
 
     cdef int push(self, object entry) except -1
     cdef object pop(self)         # the caller has seen count > 0
+    cdef PyObject* first(self) noexcept  # the same; borrowed
     cdef int _grow(self) except -1
     cdef int reserve(self, Py_ssize_t more) except -1  # so that as many push() allocate nothing
     cdef list _entries(self)

@@ -125,6 +125,9 @@ cdef class ReadyQueue:
             self._ring = [None] * FIRST_RING
         return entry
 
+    cdef PyObject* first(self) noexcept:
+        return PyList_GET_ITEM(<PyObject*>self._ring, self._head)
+
     cdef int _grow(self) except -1:
         cdef Py_ssize_t index, room = PyList_GET_SIZE(<PyObject*>self._ring)
         cdef list ring = [None] * (2 * room if room else FIRST_RING)
@@ -1499,6 +1502,8 @@ cdef class Core:
                 untimed -= 1
             left -= 1
             endpoint = <Endpoint>self._to_flush.pop()
+            if left >= CROWD and self._to_flush.count:
+                evl_prefetch(self._to_flush.first(), ENDPOINT_AHEAD)
             endpoint._dirty = False
             if endpoint.closed:
                 continue
