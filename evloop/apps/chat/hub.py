@@ -1,6 +1,7 @@
 """The hub: all users, sessions and rooms of a server, and the clock that asks who is still there.
 
-Rule: nothing in this file may answer a request or know a socket.  Read next: ``server.py``.
+Rule: nothing in this file may answer a request or know a socket.
+Read next: ``outcomes.py``, ``server.py``.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ import contextlib
 import hmac
 import logging
 import secrets
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from itertools import islice
 from random import randrange
 from typing import TYPE_CHECKING, Any
 
 from evloop.apps.chat import names, texts, wire
 from evloop.apps.chat.limits import ChatLimits
-from evloop.apps.chat.rooms import Conversation, Entry, Gathered, Room
+from evloop.apps.chat.outcomes import Outcomes
+from evloop.apps.chat.rooms import Conversation, Gathered, Room
 from evloop.apps.chat.sessions import ENDED, HELD, OPEN, STRANGER, Session, Transport
-from evloop.apps.chat.store import Loaded, MemoryStore, Store, Unavailable
+from evloop.apps.chat.store import Loaded, MemoryStore, Store
 from evloop.apps.chat.users import Recent, User, digest_of
-from evloop.apps.chat.wire import Event, Note, Ping
+from evloop.apps.chat.wire import Event, Ping
 
 if TYPE_CHECKING:
     import evloop
@@ -102,7 +104,8 @@ class Hub:
 
     def start(self) -> None:
         """Begin; called once."""
-        self.store.start(self.reactor, self._committed, self._failed, self._repeated)
+        outcomes = Outcomes(self)
+        self.store.start(self.reactor, outcomes.committed, outcomes.failed, outcomes.repeated)
         self._timer = self.reactor.call_later(TICK, self._ticked)
 
     def stats(self) -> dict[str, int]:
@@ -211,11 +214,16 @@ class Hub:
 
     def recent_of(self, user_id: str) -> Recent:
         """Return what a user has said lately, who may not be here."""
+        recent = self.remembered(user_id)
+        return Recent(self.limits.repeats) if recent is None else recent
+
+    def remembered(self, user_id: str) -> Recent | None:
+        """Return what a user has said lately, who may have left; None: that is forgotten."""
         user = self.users.get(user_id)
         if user is not None:
             return user.recent
         departed = self._departed.get(user_id)
-        return Recent(self.limits.repeats) if departed is None else departed[1]
+        return None if departed is None else departed[1]
 
     def _depart(self, user_id: str, recent: Recent) -> None:
         """Remember for a while what somebody who is not here has said."""
@@ -325,98 +333,6 @@ class Hub:
                 who = room.nick_of(room.other(user.id))
                 found[key] = wire.Conversation(dm=key, who=who, epoch=room.epoch, top=room.ring.top)
         return list(found.values())
-
-    # --- the store ---------------------------------------------------------------------------------------------
-
-    def _committed(self, entries: Sequence[Entry]) -> None:
-        self.pending -= len(entries)
-        for entry in entries:
-            room = entry.room
-            first = room.pending.popleft()
-            assert first is entry, "a store tells in the order of the appends"
-            room.commit(entry)
-            if not room.pending and (room.private or not room.users):
-                self.rest(room)
-        if self.degraded:
-            self._degrade(False, "restored")
-
-    def _failed(self, entries: Sequence[Entry], why: str) -> None:
-        logger.error("chat: the store has failed for %d messages: %s", len(entries), why)
-        self.counters["store_failed"] += len(entries)
-        for entry in entries:
-            room = entry.room
-            room.pending.remove(entry)
-            room.assigned = room.ring.top if not room.pending else room.pending[-1].msg.seq
-            self.rest(room)
-        self._not_kept(entries, "the message could not be written down")
-        if not self.degraded:
-            self._degrade(True, why)
-
-    def _not_kept(self, entries: Sequence[Entry], detail: str) -> None:
-        """Refuse *entries*, which had their places: of each room the last ones; what they have changed is undone."""
-        self.pending -= len(entries)
-        for entry in reversed(entries):  # each had built on the one before
-            if entry.before is not None:
-                entry.room.state = entry.before
-        for entry in entries:
-            self._forget(entry)
-            for session, ref in [(entry.session, entry.ref), *entry.repeats]:
-                session.error(ref, "unavailable", detail)
-
-    def _repeated(self, entry: Entry, first: wire.Msg) -> None:
-        """Answer *entry* as what it is, a repeat of *first*, and give those behind it other places: none was shown."""
-        room = entry.room
-        waiting, room.pending = room.pending, deque()
-        again = waiting.popleft()
-        assert again is entry, "a store tells in the order of the appends"
-        self.pending -= 1  # it waits no more; those behind it still do
-        room.assigned = room.ring.top
-        same = digest_of(first.body, first.kind) == digest_of(entry.msg.body, entry.msg.kind)
-        self._note(entry, first)
-        for session, ref in [(entry.session, entry.ref), *entry.repeats]:
-            if not same:
-                session.error(ref, "cid_conflict", first.cid or "")
-            elif ref is not None:
-                session.send(room.ok(ref, first, dup=True))
-        while waiting:
-            other = waiting[0]
-            other.msg.seq = room.assigned + 1
-            try:
-                self.store.append(other)
-            except Unavailable as exc:
-                self._not_kept(waiting, str(exc))  # with all that is behind it and may build on it
-                break
-            room.assigned = other.msg.seq
-            room.pending.append(waiting.popleft())
-            self._note(other, other.msg)
-        self.rest(room)
-
-    def _note(self, entry: Entry, msg: wire.Msg) -> None:
-        """Remember that *entry* stands where *msg* does."""
-        recent = self._remembered(entry.user)
-        if entry.key is not None and recent is not None:
-            recent.add(entry.key, (msg.seq, msg.ts, entry.room.epoch, digest_of(msg.body, msg.kind)))
-
-    def _forget(self, entry: Entry) -> None:
-        """Forget that *entry* was said: it was not kept."""
-        recent = self._remembered(entry.user)
-        if entry.key is not None and recent is not None:
-            recent.discard(entry.key)
-
-    def _remembered(self, user_id: str) -> Recent | None:
-        """Return what a user has said lately, who may have left; None: that is forgotten."""
-        user = self.users.get(user_id)
-        if user is not None:
-            return user.recent
-        departed = self._departed.get(user_id)
-        return None if departed is None else departed[1]
-
-    def _degrade(self, degraded: bool, why: str) -> None:
-        self.degraded = degraded
-        logger.warning("chat: the store is %s: %s", "degraded" if degraded else "restored", why)
-        code: Any = "degraded" if degraded else "restored"
-        for session in list(self.sessions.values()):
-            session.send(Note(level="warning" if degraded else "info", code=code, text=why))
 
     # --- time --------------------------------------------------------------------------------------------------
 
