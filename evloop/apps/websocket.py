@@ -136,6 +136,14 @@ class WebSocket(Protocol):
         """Take *data*, and deliver the messages that it completes."""
         self._go_on(data)
 
+    def close_received(self) -> bool:
+        """Called when the client has sent its close frame, or broken the protocol, with all before that delivered.
+
+        Return true to go on sending, and call :meth:`close` later, which answers it; otherwise that is done at once.
+        An answer may wait for what is being sent (RFC 6455, 5.5.1).
+        """
+        return False
+
     def pause_reading(self) -> None:
         """Deliver nothing more, from this message on, until :meth:`resume_reading`.  Idempotent."""
         self._paused = True
@@ -199,11 +207,14 @@ class WebSocket(Protocol):
             self._answers = b"".join(writes)
 
     def _send_answers(self) -> None:
+        if self._ends and self.close_received():
+            return self.pause_reading()
         answers, self._answers = self._answers, b""
         if answers:
             self.conn.send(answers)
         if self._ends:
             self.conn.close()
+        return None
 
     def _take(self, frame: Frame) -> None:
         """Deliver the message that *frame* completes, if it does; control frames have been answered."""

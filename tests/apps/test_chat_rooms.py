@@ -768,8 +768,7 @@ def test_first_member_stays_op_when_an_older_act_is_not_kept(stored):
     amy.tell("mod", room="r", op="ban", who="dan")
     chat.world.settle()
     for client in (amy, bob):
-        client.tell("quit")
-        client.ended()
+        client.ask("part", room="r")
     cem = chat.client("cem", "r")
     batch, store.waiting = store.waiting, []
     store.failed(batch, "no space left")
@@ -897,8 +896,8 @@ def test_failed_send_of_one_who_has_left_forgets_nothing_else(stored):
     store.commit()
     amy.tell("say", room="r", body="2", cid="2")
     chat.world.settle()
-    amy.tell("quit")
-    amy.ended()
+    chat.lose(amy)
+    chat.advance(31)
     batch, store.waiting = store.waiting, []
     store.failed(batch, "no space left")
     again = chat.back(amy)

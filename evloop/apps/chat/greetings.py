@@ -6,6 +6,7 @@ Rule: nothing in this file may know a room's messages.  Read next: ``requests.py
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,13 @@ def pong(session: Session, request: wire.Pong) -> None:
 
 
 def quit_(session: Session, request: wire.Quit) -> None:
-    """Let a client go, for good."""
+    """Let a client go, for good, once it knows what became of what it has said."""
+    then = partial(_quit, session, request)
+    if not session.leave(then):
+        then()
+
+
+def _quit(session: Session, request: wire.Quit) -> None:
     if session.user is not None:
         for room in list(session.rooms.values()):
             session.hub.leave(session, room, "part", names.one_line(request.why))

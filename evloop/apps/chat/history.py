@@ -55,6 +55,7 @@ def history(session: Session, request: History, room: Room | None) -> None:
         return _send(session, request, room, newer, low)
 
     def done(older: Sequence[Msg] | None) -> None:
+        session.answered()  # which has its effect in a later turn
         if older is None:
             return session.error(request.ref, "unavailable", "older messages")
         # What is missing was too old to be kept: it is the beginning that goes, so nothing is before what is there.
@@ -64,6 +65,7 @@ def history(session: Session, request: History, room: Room | None) -> None:
         return _send(session, request, room, [*older, *newer], low, first=missing)
 
     newest = request.after is None and request.around is None
+    session.owed += 1
     return room.hub.store.read(room.name, room.epoch, low, first, first - 1 - low, newest, done)
 
 

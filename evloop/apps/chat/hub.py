@@ -360,9 +360,12 @@ class Hub:
         ping, dead, tick = self.limits.ping_after, self.limits.dead_after, self.tick
         silent = [session for session in self.sessions.values() if tick - session.heard >= ping]
         for session in silent:
-            if session.conn is None or session.waits:
+            if session.conn is None:
                 continue
-            if tick - session.heard >= dead:
+            if session.waits:  # it is not heard; but who wants to leave does so in the end
+                if tick - session.heard >= dead:
+                    session.let_go()
+            elif tick - session.heard >= dead:
                 session.bye(wire.NO_PONG)
             elif session.pinged <= session.heard:
                 session.pinged = tick

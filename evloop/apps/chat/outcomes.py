@@ -36,6 +36,7 @@ class Outcomes:
             first = room.pending.popleft()
             assert first is entry, "a store tells in the order of the appends"
             room.commit(entry)
+            entry.settled()
             if not room.pending and (room.private or not room.users):
                 hub.rest(room)
         if hub.degraded:
@@ -65,6 +66,7 @@ class Outcomes:
             self._forget(entry)
             for session, ref in [(entry.session, entry.ref), *entry.repeats]:
                 session.error(ref, "unavailable", detail)
+            entry.settled()
 
     def repeated(self, entry: Entry, first: Msg) -> None:
         """Answer *entry* as what it is, a repeat of *first*, and give those behind it other places: none was shown."""
@@ -81,6 +83,7 @@ class Outcomes:
                 session.error(ref, "cid_conflict", first.cid or "")
             elif ref is not None:
                 session.send(room.ok(ref, first, dup=True))
+        entry.settled()
         while waiting:
             other = waiting[0]
             other.msg.seq = room.assigned + 1

@@ -333,6 +333,7 @@ def _repeat(session: Session, request: Say, room: Room, said: Said, digest: int)
     if epoch == room.epoch and seq > room.ring.top:
         for entry in room.pending:
             if entry.msg.seq == seq:
+                session.owed += 1
                 return entry.repeats.append((session, request.ref))
     dm = room.name if room.private else None
     return _ok(session, request.ref, Ok(ref=request.ref, seq=seq, epoch=epoch, ts=ts, dup=True, dm=dm))

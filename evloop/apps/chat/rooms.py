@@ -60,6 +60,12 @@ class Entry(Struct, eq=False):
     before: RoomState | None = None
     repeats: list[tuple[Session, int | None]] = []
 
+    def settled(self) -> None:
+        """All who have waited for the store's word on it are answered."""
+        self.session.answered()
+        for session, _ in self.repeats:
+            session.answered()
+
 
 class Ring:
     """The last messages of a room, seq ``floor + 1`` to ``top``, within a bound on their number and one on bytes."""
@@ -258,6 +264,7 @@ class Room:
         if kept:
             return self.commit(entry)
         hub.pending += 1
+        session.owed += 1
         return self.pending.append(entry)
 
     def commit(self, entry: Entry) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import evloop
@@ -77,6 +78,10 @@ class FramedMember(evloop.Protocol):
     def close(self, code: int, reason: str) -> None:
         """Close once what was sent is flushed."""
         self.conn.close()
+
+    def eof_received(self) -> bool:
+        """The client says nothing more, and may still read: it is answered first."""
+        return self.session.leave(partial(self.conn.close_for, evloop.CloseReason.PEER))
 
     def framing_error(self, exc: evloop.FramingError) -> None:
         """Refuse a frame that is not even read; who spoke another protocol could make nothing of an answer."""

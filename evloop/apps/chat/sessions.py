@@ -12,7 +12,7 @@ Read next: ``requests.py``, which answers the messages; ``hub.py``, which knows 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evloop.apps.chat import wire
@@ -40,7 +40,8 @@ class Transport(Protocol):
 
     It makes the session with ``hub.connected(transport)``, calls ``session.message(payload)`` for each message, or
     ``session.too_big(size)`` for one that it does not read, ``session.choked()`` and ``session.relieved()`` when its
-    output is above and down to the marks, and ``session.lost()`` once at the end.
+    output is above and down to the marks, ``session.leave(then)`` when the client has nothing more to say and is still
+    there to hear, and ``session.lost()`` once at the end.
 
     Attributes:
         conn: the connection, for the groups.  ``conn.send()`` takes what the variant's `payload` returns.
@@ -103,13 +104,15 @@ class Session:
         heard, pinged: the hub's tick at the last message, and when it was last asked for one.
         typed: the time of the last `typing` that was passed on.
         joins: the bucket for what many are told of; None: no bound.
-        waits: True while nothing more is answered, since a room is being loaded for the last request.
+        waits: True while nothing more is answered, since a room is being loaded for the last request, or that was the
+            client's last word and some of its answers are still owed.
+        owed: how many of its requests wait for the store.
     """
 
     __slots__ = (
         *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
-        *("payload", "typed", "joins", "waits", "_decode", "_handlers", "_bad", "_bucket", "_codec"),
-        *("_holds", "_unread", "_kept"),
+        *("payload", "typed", "joins", "waits", "owed", "_decode", "_handlers", "_bad", "_bucket", "_codec"),
+        *("_holds", "_unread", "_kept", "_leaves"),
     )
 
     def __init__(self, hub: Hub, transport: Transport) -> None:
@@ -133,6 +136,8 @@ class Session:
         self._bucket = Bucket(limits.rate, limits.burst, now) if limits.rate else None
         self.joins = Bucket(limits.join_rate, limits.join_burst, now) if limits.rate else None
         self.waits = False
+        self.owed = 0
+        self._leaves: Callable[[], None] | None = None
         self._holds = 0  # how many reasons there are to read nothing
         self._unread: Iterator[bytes] = iter(())  # what the present read has beside the message that is being answered
         self._kept: list[bytes] = []
@@ -196,6 +201,17 @@ class Session:
         """The output is down to ``low_water`` again."""
         self.hub.choked.pop(self, None)
 
+    def leave(self, then: Callable[[], None]) -> bool:
+        """The client has said its last word: have *then* called when all that it has asked for is answered.
+
+        Return False if that is so now; *then* is not called.  True: it will be, in a later turn, unless the connection
+        ends before; a store that does not answer is waited for as long as a client that does not, ``dead_after``.
+        """
+        if self._leaves is None and self.owed:
+            self._leaves = then
+            self.wait()
+        return self._leaves is not None
+
     def lost(self) -> None:
         """The connection has ended, by whomever and for whatever."""
         if self.conn is not None:
@@ -245,7 +261,7 @@ class Session:
         self.state = state
         self.transport = self.conn = None
         self._handlers = {}
-        self.waits, self._kept = False, []
+        self.waits, self._kept, self._leaves = False, [], None
 
     def wait(self) -> None:
         """Answer nothing more until :meth:`go_on`: what comes next may build on the request that is not done yet.
@@ -267,6 +283,18 @@ class Session:
             self.messages(kept)
         finally:
             self._release()
+
+    def answered(self) -> None:
+        """A request that has waited for the store is answered; the last one lets go who wants to leave."""
+        self.owed -= 1
+        if not self.owed and self._leaves is not None:
+            self.hub.reactor.call_soon(self.let_go)  # the store's callback has others to tell, whatever this raises
+
+    def let_go(self) -> None:
+        """Let the client leave, answered or not.  Nothing happens if it does not want to."""
+        then, self._leaves = self._leaves, None
+        if then is not None:
+            then()
 
     def take_over(self, held: Session) -> None:
         """Be *held* from now on, which is ENDED by that: its user, rooms, key, and what its client may still send."""

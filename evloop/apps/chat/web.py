@@ -21,7 +21,9 @@ from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from evloop import Connection, Framing, Protocol
+from websockets.frames import CloseCode
+
+from evloop import CloseReason, Connection, Framing, Protocol
 from evloop.apps.chat.fanout import Variant
 from evloop.apps.chat.wire import CODECS, MAX_MESSAGE, SUBPROTOCOLS, Codec
 from evloop.apps.http import (
@@ -193,6 +195,15 @@ class ChatSocket(WebSocket):
         """Give the session a message."""
         assert self._session is not None
         self._session.message(payload)
+
+    def close_received(self) -> bool:
+        """Let the session answer what was asked before."""
+        return self._session is not None and self._session.leave(partial(self.close, CloseCode.NORMAL_CLOSURE))
+
+    def eof_received(self) -> bool:
+        """The same for a client that says nothing more without a close frame, and gets none."""
+        then = partial(self.conn.close_for, CloseReason.PEER)
+        return self._session is not None and self._session.leave(then)
 
     def pause_writing(self) -> None:
         """Tell the session that the client does not take what it is sent."""
