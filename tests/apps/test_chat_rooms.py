@@ -762,6 +762,35 @@ def test_acts_that_are_not_kept_are_taken_back(stored):
     assert bob.join("r")["you"]["role"] == "op"
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_joins_while_acts_wait_is_told_the_room_as_it_is_kept(stored, kept):
+    """`joined` is the room at its `top`, and the acts come behind it as messages; nobody tells that one was undone."""
+    chat, store, amy, bob = stored
+    amy.tell("mod", room="r", op="topic", text="tea")
+    chat.world.settle()
+    store.commit()
+    assert bob.hear("msg")["op"] == "topic"
+    for op, fields in (("topic", {"text": "beer"}), ("op", {"who": "bob"}), ("mute", {"who": "bob"}), ("lock", {})):
+        amy.tell("mod", room="r", op=op, **fields)
+    chat.world.settle()
+    assert chat.client("cem").refused("join", room="r") == "forbidden", "the lock is in force"
+    joined = bob.join("r")
+    assert (joined["top"], joined["topic"], joined.get("locked", False)) == (1, "tea", False)
+    assert joined["you"] == {"role": "member"}
+    assert [member.get("role") for member in bob.ask("who", room="r")["list"]] == ["op", None]
+    assert bob.ask("rooms")["list"] == [{"room": "r", "n": 2, "topic": "tea"}]
+    if kept:
+        store.commit()
+        assert [bob.hear("msg")["op"] for _ in range(4)] == ["topic", "op", "mute", "lock"]
+    else:
+        batch, store.waiting = store.waiting, []
+        store.failed(batch, "no space left")
+        bob.hear("note", code="degraded")
+    joined = bob.join("r")
+    expected = (5, "beer", True, {"role": "op", "muted": True}) if kept else (1, "tea", False, {"role": "member"})
+    assert (joined["top"], joined["topic"], joined.get("locked", False), joined["you"]) == expected
+
+
 def test_first_member_stays_op_when_an_older_act_is_not_kept(stored):
     """The room was empty while the act waited: to take it back must not take away the only op."""
     chat, store, amy, bob = stored

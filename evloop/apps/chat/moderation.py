@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
@@ -48,6 +48,16 @@ def is_op(room: Room, user: User) -> bool:
     return user.id in room.state.ops
 
 
+def role_of(state: RoomState, user: User) -> Literal["op", "member"]:
+    """Return what clients are told that *user* is in a room of this *state*."""
+    return "op" if user.id in state.ops else "member"
+
+
+def is_muted_by(state: RoomState, user: User) -> bool:
+    """Return whether *user* may not say anything in a room of this *state*."""
+    return _applies(state.mutes, user)
+
+
 def is_banned(room: Room, user: User) -> bool:
     """Return whether *user* may not come in."""
     return _applies(room.state.bans, user)
@@ -55,7 +65,7 @@ def is_banned(room: Room, user: User) -> bool:
 
 def is_muted(room: Room, user: User) -> bool:
     """Return whether *user* may not say anything there."""
-    return _applies(room.state.mutes, user)
+    return is_muted_by(room.state, user)
 
 
 def _applies(sanctions: dict[str, Sanction], user: User) -> bool:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 from evloop.apps.chat import names, wire
 from evloop.apps.chat.greetings import already, hello, nick_is_free, ping, pong, quit_
 from evloop.apps.chat.history import history, recover
-from evloop.apps.chat.moderation import Refused, change_of, first_member, is_banned, is_muted, is_op
+from evloop.apps.chat.moderation import (
+    Refused,
+    change_of,
+    first_member,
+    is_banned,
+    is_muted,
+    is_muted_by,
+    is_op,
+    role_of,
+)
 from evloop.apps.chat.names import fold, room_name
 from evloop.apps.chat.rooms import Conversation, Room
 from evloop.apps.chat.store import Unavailable
@@ -156,20 +165,20 @@ def _join(session: Session, request: wire.Join, room: Room | None) -> None:
         first = room.enter(user)
     recovered, messages, more = recover(room, request, session.variant)
     room.attach(session)
-    shown = room.by_name()[: hub.limits.quiet_members]
+    state, shown = room.told_state, room.by_name()[: hub.limits.quiet_members]
     session.send(
         wire.Joined(
             ref=request.ref,
             room=room.name,
             epoch=room.epoch,
             top=room.ring.top,
-            you=wire.You(role="op" if is_op(room, user) else "member", muted=is_muted(room, user)),
+            you=wire.You(role=role_of(state, user), muted=is_muted_by(state, user)),
             n=len(room.users),
             members=[member.nick for member in shown[: wire.MAX_PAGE]],
             recovered=recovered,
             history=messages,
-            topic=room.state.topic,
-            locked=room.state.locked,
+            topic=state.topic,
+            locked=state.locked,
             more=more,
         )
     )
@@ -216,7 +225,7 @@ def who(session: Session, request: wire.Who) -> None:
     room = _own_room(session, request.ref, request.room)
     if room is None:
         return
-    users = room.by_name()
+    state, users = room.told_state, room.by_name()
     start = 0 if request.after is None else bisect_right(users, fold(request.after), key=_fold_of)
     page = users[start : start + request.limit]
     session.send(
@@ -224,10 +233,7 @@ def who(session: Session, request: wire.Who) -> None:
             ref=request.ref,
             room=room.name,
             n=len(users),
-            entries=[
-                wire.Member(nick=user.nick, role="op" if is_op(room, user) else "member", away=user.away)
-                for user in page
-            ],
+            entries=[wire.Member(nick=user.nick, role=role_of(state, user), away=user.away) for user in page],
             more=start + len(page) < len(users),
         )
     )
@@ -247,7 +253,7 @@ def rooms(session: Session, request: wire.Rooms) -> None:
     entries = []
     for name in listed[: request.limit]:
         room = session.hub.rooms[name]
-        entries.append(wire.RoomInfo(room=name, n=len(room.users), topic=room.state.topic))
+        entries.append(wire.RoomInfo(room=name, n=len(room.users), topic=room.told_state.topic))
     session.send(wire.RoomList(ref=request.ref, entries=entries, more=len(listed) > request.limit))
 
 

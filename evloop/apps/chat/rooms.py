@@ -190,7 +190,7 @@ class Room:
         ring: the last messages; ``ring.top`` is the newest that was shown.
         assigned: the last seq that was given, ``>= ring.top``.
         users: who is in it, with the number of their sessions in it.
-        state: what moderation has made of it.
+        state: what moderation has made of it, as it is in force.
         pending: what waits for the store, in order.
         counted: the number of members that was last told, while it is not told one by one.
         kept: the store's, see Loaded.
@@ -357,6 +357,16 @@ class Room:
         if self._sorted is None:
             self._sorted = sorted(self.users, key=_by_fold)
         return self._sorted
+
+    @property
+    def told_state(self) -> RoomState:
+        """The state at ``ring.top``, without the acts that wait for the store: what clients are told.
+
+        `state` has them, and is what is in force.  But an act that is not kept is told to nobody, nor that it was
+        undone; and one that is kept comes to all behind what they were told, as its message.  Price: who asks goes
+        through what waits in this room, half a millisecond for the 20,000 of ``ChatLimits.pending``.
+        """
+        return next((entry.before for entry in self.pending if entry.before is not None), self.state)
 
     def tell(self, event: Event, exclude: Session | None = None) -> None:
         """Send a ``join``, ``part`` or ``lost``, unless so many are here that a ``count`` now and then has to do."""
