@@ -18,6 +18,7 @@ from evloop.apps.chat import AuthFailed, wire
 from evloop.apps.chat.limits import ChatLimits
 from evloop.apps.chat.names import columns, conversation_key, conversation_users, fold, guest_id, nick_fault, room_fault
 from evloop.apps.chat.sessions import Session
+from evloop.apps.chat.store import MemoryStore
 
 BOTH = pytest.mark.parametrize("codec", [wire.JSON, wire.MSGPACK], ids=repr)
 
@@ -477,6 +478,41 @@ def test_resume_of_a_connected_session_replaces_the_connection(chat):
     bob.say("hi")
     again.hear("msg", body="hi")
     assert chat.hub.stats()["sessions"] == 2
+
+
+@pytest.mark.parametrize("bound", ["grace", "held_sessions"])
+def test_session_is_taken_up_by_another_connection_though_none_is_held(chats, bound):
+    """A second tab of a server that holds nothing: nothing has to be held for it."""
+    chat = chats(limits={bound: 0})
+    amy, bob = chat.client("amy", "r"), chat.client("bob", "r")
+    amy.hear("ev", e="join")
+    again = chat.back(amy)
+    amy.hear("bye", code=3504)
+    assert again.welcome["resumed"] is True and again.welcome["rooms"] == ["r"] and amy.ended() == []
+    bob.quiet()
+    assert again.join("r")["you"]["role"] == "op"
+    chat.lose(again)
+    bob.hear("ev", e="lost", who="amy")
+    assert chat.back(amy).welcome["resumed"] is False
+    assert chat.hub.stats()["sessions"] == 2
+
+
+def test_session_is_taken_up_while_the_server_stops(chats):
+    """What is owed is being written down, and a client comes over another network: it is told the end there."""
+
+    class Slow(MemoryStore):
+        def close(self, done):
+            self.done = done
+
+    store = Slow()
+    chat = chats(store=store)
+    amy, late = chat.client("amy", "r"), chat.client()
+    late.ask("ping")
+    chat.server.shutdown()
+    assert late.hello(resume=amy.resume)["resumed"] is True
+    amy.hear("bye", code=3504)
+    store.done()
+    late.hear("bye", code=3001)
 
 
 def test_resumed_session_is_not_live_before_it_has_joined(chat):

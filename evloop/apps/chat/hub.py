@@ -164,7 +164,8 @@ class Hub:
             transport = old.transport
             old.send(wire.Bye(code=wire.REPLACED, text=texts.text(wire.REPLACED, old.lang)))
             self.counters[f"bye_{wire.REPLACED}"] += 1
-            self.disconnected(old)
+            self._detach(old)
+            old.closed(HELD)  # for this moment: `disconnected` would end it where none are held
             if transport is not None:
                 transport.close(wire.REPLACED, "replaced")
         self.held.pop(old, None)
@@ -181,12 +182,9 @@ class Hub:
     def disconnected(self, session: Session, *, resumable: bool = True) -> None:
         """A session has lost its connection, or is about to: hold it, or end it."""
         self.strangers.pop(session, None)
-        self.choked.pop(session, None)
+        self._detach(session)
         if session.state is STRANGER or session.user is None:
             return session.closed(ENDED)
-        self.gathered.flush()  # what was said before is shown before anybody hears that this one has gone
-        for room in session.rooms.values():
-            room.detach(session)
         if self.closing or not resumable or not self.limits.grace:
             return self.end(session, "lost")
         session.closed(HELD)
@@ -194,6 +192,13 @@ class Hub:
         if len(self.held) > self.limits.held_sessions:
             self.end(next(iter(self.held)), "lost")
         return None
+
+    def _detach(self, session: Session) -> None:
+        """Let nothing more come to the connection of *session*."""
+        self.choked.pop(session, None)
+        self.gathered.flush()  # what was said before is shown before anybody hears that this one has gone
+        for room in session.rooms.values():
+            room.detach(session)
 
     def end(self, session: Session, how: Any, why: str = "") -> None:
         """End a session for good; each room of its user hears *how* (``part``, ``lost``), if it was the last there."""
