@@ -184,6 +184,59 @@ def test_row_that_cannot_be_written_loses_no_other_room(path):
         assert seqs_of(db, 1) == [1, 2, 3] and seqs_of(db, 2) == [1]
 
 
+class Odd:
+    """A value that sqlite3 refuses: what it cannot bind is a ProgrammingError or an InterfaceError, by its version."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __conform__(self, protocol):
+        """Raise, as an adapter may: as it comes out of execute()."""
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError])
+def test_row_that_sqlite3_refuses_loses_no_other_room(path, error):
+    """InterfaceError is an sqlite3.Error and no DatabaseError: the batch would be lost, and its transaction stay."""
+    with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
+        bad = row(1, 1, state=RoomState(topic="x"))
+        bad.msg.body = Odd(error("odd"))
+        outcome = sqlite_file.write(db, Batch([bad, row(2, 1), row(1, 2)]))
+        assert (list(outcome.kept), list(outcome.failed), outcome.broken) == ([1], [0, 2], False)
+        assert outcome.error == "odd" and not db.in_transaction
+
+
+def test_batch_that_fails_for_a_reason_nobody_knows_leaves_no_transaction(path):
+    """The next one would be in it, told as kept and never committed."""
+    with SqliteStore(path) as store, contextlib.closing(store._file.connect()) as db:
+        bad = row(1, 1, state=RoomState(topic="x"))
+        bad.msg.body = Odd(KeyError("odd"))
+        outcome = store._writer._task.work(Batch([bad]))
+        assert outcome.broken and list(outcome.failed) == [0] and "odd" in outcome.error
+        assert list(store._writer._task.work(Batch([row(1, 1)])).kept) == [0]
+        assert seqs_of(db, 1) == [1]
+
+
+def test_writer_outlives_a_row_that_deleting_stumbles_over(path, monkeypatch, caplog):
+    """A time that is none, by whoever has written to the file: nothing is deleted, which is told, and the rest goes on."""
+    monkeypatch.setattr(sqlite, "SWEEP_AFTER", 0.0)
+    with chatting(path) as chat:
+        amy = chat.client("amy", "r")
+        amy.say("0")
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE events SET ts = 'never'")
+            db.commit()
+        for n in range(1, 100):
+            amy.say(str(n))
+            if "could not be deleted" in caplog.text:
+                break
+        amy.say("last")
+    assert "could not be deleted" in caplog.text
+
+
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 31, 32, 255, 256, 257, 600])
 def test_batch_of_any_size_is_written_whole(path, count):
     """Each size is made of statements that are prepared once; none may lack a row."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from evloop.apps.chat import sqlite_file, wire
 from evloop.apps.chat.names import conversation_users
-from evloop.apps.chat.sqlite_file import Batch, DatabaseFile, Outcome, StoreError, Sweeper
+from evloop.apps.chat.sqlite_file import Batch, DatabaseFile, Outcome, StoreError, Sweeper, undo
 from evloop.apps.chat.store import Loaded, Repeat, Unavailable, new_epoch
 from evloop.apps.chat.wire import Durability, Msg
 
@@ -414,8 +414,9 @@ class Writing:
         more = False
         try:
             more = self._sweeper.slice(_now() - int(self._keep * 1000))
-        except sqlite3.Error as exc:
-            logger.warning("chat: what is too old could not be deleted: %s", exc)
+        except Exception as exc:  # whatever is in the file, the thread has batches to write
+            undo(self.db, exc)
+            logger.warning("chat: what is too old could not be deleted: %r", exc)
         wait = SWEEP_ON if more else SWEEP_AFTER
         self._sweep_at = monotonic() + wait
         return wait
@@ -426,7 +427,7 @@ class Writing:
             return sqlite_file.write(self.db, batch)
         except Exception as exc:  # nobody else would tell those who wait
             logger.exception("chat: writing failed")
-            return Outcome(failed=range(len(batch)), error=str(exc), broken=True)
+            return Outcome(failed=range(len(batch)), error=undo(self.db, exc), broken=True)
 
 
 class Reading:

@@ -286,8 +286,8 @@ def write(db: sqlite3.Connection, batch: Batch) -> Outcome:
     """
     try:
         _write_all(db, batch)
-    except (sqlite3.OperationalError, sqlite3.DatabaseError, ValueError, OverflowError) as exc:
-        error = _undo(db, exc)
+    except (sqlite3.Error, ValueError, OverflowError) as exc:
+        error = undo(db, exc)
         if _is_the_disk(exc):
             return Outcome(failed=range(len(batch)), error=error, broken=True)
         return _write_singly(db, batch)
@@ -300,7 +300,7 @@ def _is_the_disk(exc: Exception) -> bool:
     return isinstance(exc, sqlite3.Error) and not isinstance(exc, row_errors)
 
 
-def _undo(db: sqlite3.Connection, exc: BaseException) -> str:
+def undo(db: sqlite3.Connection, exc: BaseException) -> str:
     """Roll back, if there is something to; return *exc* as text."""
     with contextlib.suppress(sqlite3.Error):
         if db.in_transaction:
@@ -339,7 +339,7 @@ def _write_singly(db: sqlite3.Connection, batch: Batch) -> Outcome:
                     _write_state(db, batch.states[index])
                 db.execute(_INSERT_ONE, row)
                 kept.append(index)
-            except (sqlite3.DatabaseError, sqlite3.InterfaceError, ValueError, OverflowError) as exc:
+            except (sqlite3.Error, ValueError, OverflowError) as exc:
                 if _is_the_disk(exc):
                     raise
                 first = _first_time(db, row)
@@ -350,7 +350,7 @@ def _write_singly(db: sqlite3.Connection, batch: Batch) -> Outcome:
                     repeats.append((index, first))
         db.execute("COMMIT")
     except sqlite3.Error as exc:
-        return Outcome(failed=range(len(batch)), error=_undo(db, exc), broken=True)
+        return Outcome(failed=range(len(batch)), error=undo(db, exc), broken=True)
     return Outcome(kept, repeats, failed, "; ".join({text for text in trouble.values() if text}))
 
 
