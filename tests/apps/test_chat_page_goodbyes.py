@@ -84,6 +84,71 @@ def test_page_told_to_come_back_before_the_first_welcome_does(browser):
         assert page.text("#me-nick") == "amy"
 
 
+# Keeps how long each attempt to connect was put off, in ms without chance, and does not wait so long for it; nor for
+# the answer to the question whether the server is there.
+HASTE = """
+  globalThis.delays = [];
+  Math.random = () => 1;
+  const later = setTimeout;
+  globalThis.setTimeout = (call, delay, ...rest) => {
+    const attempt = String(call).includes("open()");
+    if (attempt) delays.push(delay);
+    const brief = delay < 2 ** 30 && (attempt || String(call).includes("asked"));
+    return later(call, brief ? delay / 1000 : delay, ...rest);
+  };
+"""
+LOSE = "dispatchEvent(new Event('offline'))"  # it asks whether the server is there, which this one does not answer
+
+
+def test_page_told_to_come_back_in_a_month_does_not_at_once(browser):
+    """setTimeout counts in 32 bits, and one more is no delay at all: a server that says stay away would get a storm."""
+    bye = wire.Bye(code=3001, text="stops", reconnect=True, after_ms=2**31)
+    with played(bye, WELCOME) as url, browser.person(url) as page:
+        page.run(HASTE)
+        come_in(page)
+        page.wait("delays.length")
+        assert page.run("delays") == [2**31 - 1]
+
+
+def test_page_refused_for_now_when_it_comes_back_tries_again(browser):
+    """A server that has just started may have a fault for a moment; who was a member is not sent to the gate for it."""
+    fault = wire.Err(code="internal", text="a fault", temp=True)
+    later = wire.Err(code="unavailable", text="later", temp=True, retry_ms=700)
+    with played(WELCOME, fault, later, WELCOME) as url, browser.person(url) as page:
+        page.run(HASTE)
+        come_in(page)
+        page.wait(CONNECTED)
+        page.run(LOSE)
+        page.wait("delays.length === 3")
+        page.wait(CONNECTED)
+        assert page.run("delays") == [250, 500, 700 + 1000]
+
+
+def test_page_refused_for_good_when_it_comes_back_asks_at_the_gate(browser):
+    """Its nick is another's now: only its user can say what to do."""
+    taken = wire.Err(code="nick_taken", text="somebody else has it", temp=False)
+    with played(WELCOME, taken) as url, browser.person(url) as page:
+        page.run(HASTE)
+        come_in(page)
+        page.wait(CONNECTED)
+        page.run(LOSE)
+        page.wait("document.querySelector('#gate-error').textContent !== ''")
+
+
+def test_page_that_was_long_connected_waits_longer_and_longer(browser):
+    """A good connection makes the first delay short, and not that of each attempt: a server that is down stays so."""
+    byes = [wire.Bye(code=3004, text="fault") for _ in range(3)]
+    with played(WELCOME, *byes, WELCOME) as url, browser.person(url) as page:
+        page.run(HASTE)
+        come_in(page)
+        page.wait(CONNECTED)
+        page.run("const clock = performance.now.bind(performance); performance.now = () => clock() + 61_000")
+        page.run(LOSE)
+        page.wait("delays.length === 4")
+        page.wait(CONNECTED)
+        assert page.run("delays") == [250, 500, 1000, 2000]
+
+
 def test_page_told_to_stay_away_asks_at_the_gate(browser):
     """Nothing is tried again by itself, and a code of a later version is told in the server's words."""
     with played(wire.Bye(code=3599, text="no more guests")) as url, browser.person(url) as page:

@@ -221,7 +221,7 @@ def test_batch_that_fails_for_a_reason_nobody_knows_leaves_no_transaction(path):
 
 
 def test_writer_outlives_a_row_that_deleting_stumbles_over(path, monkeypatch, caplog):
-    """A time that is none, by whoever has written to the file: nothing is deleted, which is told, and the rest goes on."""
+    """A time that is none, by whoever has written to the file: nothing is deleted, that is told, and it goes on."""
     monkeypatch.setattr(sqlite, "SWEEP_AFTER", 0.0)
     with chatting(path) as chat:
         amy = chat.client("amy", "r")

@@ -5,6 +5,7 @@ const VERSION = 1; // of the protocol
 const SUBPROTOCOL = "evloop-chat.v1.json";
 const FIRST_DELAY = 250; // ms; the n-th attempt waits up to this times 2^n
 const LONGEST_DELAY = 30_000; // ms
+const FURTHEST = 2 ** 31 - 1; // ms; setTimeout takes no more, and calls at once what is to come later
 const STEADY = 60_000; // ms; a connection that lasted this long was a good one: the next delay starts anew
 const PATIENCE = 10_000; // ms from opening to the welcome: the server's own deadline for a hello
 const PROBE = 3_000; // ms that a silent server has for a sign of life
@@ -103,7 +104,8 @@ export class Link {
   }
 
   #greet(socket) {
-    this.request(this.#hooks.hello()).then(
+    const hello = this.#hooks.hello();
+    this.request(hello).then(
       (welcome) => {
         clearTimeout(this.#timer);
         if (welcome.v !== VERSION) {
@@ -117,7 +119,9 @@ export class Link {
       },
       (error) => {
         if (error.code === LOST || socket !== this.#socket) return;
+        // A tab that comes back may be watched by nobody: it tries again.  Who comes in is told, and may choose.
         if (error.t === "bye" && comesBack(error)) this.#lost();
+        else if (error.t === "err" && error.temp && hello.resume) this.#lost(error.retry_ms);
         else this.#refused(error);
       },
     );
@@ -146,20 +150,21 @@ export class Link {
     }
   }
 
-  /** The connection is gone, or we give it up: every request fails, and the next attempt is set. */
-  #lost() {
+  /** The connection is gone, or we give it up: every request fails, and the next attempt is set, *after* so many ms. */
+  #lost(after = 0) {
     const bye = this.bye;
+    if (this.connected && performance.now() - this.#since > STEADY) this.#attempt = 0;
     this.#drop();
     if (bye && !comesBack(bye)) this.#end(bye);
-    else this.#schedule(false, bye?.after_ms);
+    else this.#schedule(false, bye?.after_ms ?? after);
   }
 
   /** Wait for the next attempt.  Full jitter: a thousand pages that lost one server must not return as one. */
   #schedule(waits = false, after = 0) {
     if (waits && this.state !== "waiting") return;
     if (!waits) {
-      if (this.#since && performance.now() - this.#since > STEADY) this.#attempt = 0;
-      const delay = after + Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#attempt++);
+      const drawn = Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#attempt++);
+      const delay = Math.min(after + drawn, FURTHEST);
       this.until = performance.now() + delay;
       this.#timer = setTimeout(() => this.open(), delay);
     }
