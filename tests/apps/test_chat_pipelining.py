@@ -121,13 +121,39 @@ def test_client_that_waits_is_not_taken_for_dead(chats, store):
     chat = chats(store=store)
     amy = chat.client("amy")
     amy.tell("join", room="r", ref=1)
-    chat.advance(70)
+    chat.advance(50)
     store.give()
     assert answers(amy) == [("joined", 1)]
     chat.advance(24)
     assert [message["t"] for message in amy.arrived()] == ["joined"]
     chat.advance(2)
     assert [message["t"] for message in amy.arrived()] == ["joined", "ping"]
+
+
+def test_room_that_is_not_loaded_within_a_minute_is_unavailable(chats, store):
+    """A disk that hangs: who waits is answered and heard again, and an answer that comes too late is no second room."""
+    chat = chats(store=store)
+    amy, bob, gone = (chat.client(nick) for nick in ("amy", "bob", "gone"))
+    amy.peer.write(frames([FIRST[1], FIRST[4]]))
+    chat.until(lambda: store.asked)
+    chat.advance(30, awake=[bob])
+    gone.tell("join", room="r", ref=1)
+    chat.world.settle()
+    gone.peer.reset()  # which nobody sees before it is read again
+    chat.advance(29, awake=[bob])
+    assert answers(amy) == [] and len(chat.server.server.connections) == 3
+    chat.advance(2)
+    assert answers(amy) == [("err", 2), ("pong", 5)] and amy.messages[0]["code"] == "unavailable"
+    chat.until(lambda: len(chat.server.server.connections) == 2)
+    for client in (amy, bob):
+        client.messages.clear()
+        client.tell("join", room="r", ref=1)
+    chat.until(lambda: len(store.asked) == 2)
+    assert store.give() == "r"
+    assert answers(amy) == answers(bob) == []
+    assert store.give() == "r"
+    amy.hear("joined", ref=1)
+    bob.hear("joined", ref=1, n=2)
 
 
 def test_client_that_resumes_elsewhere_while_it_waits_asks_again(chats, store):

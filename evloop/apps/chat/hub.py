@@ -12,9 +12,9 @@ import logging
 import secrets
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, takewhile
 from random import randrange
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evloop.apps.chat import names, texts, wire
 from evloop.apps.chat.limits import ChatLimits
@@ -41,6 +41,13 @@ IDLE_TICKS = 5
 # returns the name of the account, or None for a guest, or raises AuthFailed.  It is called in the reactor's thread and
 # must not block.
 Authenticate = Callable[[wire.Hello, str], "str | None"]
+
+
+class Loading(NamedTuple):
+    """A room that the store was asked for: *calls* get it, or None at *until*, in seconds of the reactor's clock."""
+
+    until: float
+    calls: list[Callable[[Room | None], None]]
 
 
 class Hub:
@@ -94,7 +101,7 @@ class Hub:
         self.talks: defaultdict[str, set[str]] = defaultdict(set)
         self.uncounted: set[Room] = set()
         self._telling: set[str] = set()  # just loaded, and not all who have waited for it are in it yet
-        self._loading: dict[str, list[Callable[[Room | None], None]]] = {}
+        self._loading: dict[str, Loading] = {}  # the one that was asked for first in front
         self._departed: OrderedDict[str, tuple[float, Recent]] = OrderedDict()
         self.pending = self.kept_bytes = self.said = self.throttled = self.tick = 0
         self.counters: Counter[str] = Counter()
@@ -267,16 +274,18 @@ class Hub:
         if room is None:
             waiting = self._loading.get(name)
             if waiting is not None:
-                waiting.append(then)
+                waiting.calls.append(then)
                 return False
             if len(self.rooms) + len(self._loading) < self.limits.rooms or self._let_go():
-                self._loading[name] = [then]
-                self.store.load(name, lambda loaded: self._loaded(name, loaded))
-                return name not in self._loading
+                new = self._loading[name] = Loading(self.reactor.time() + self.limits.dead_after, [then])
+                self.store.load(name, lambda loaded: self._loaded(name, new, loaded))
+                return self._loading.get(name) is not new
         then(room)
         return True
 
-    def _loaded(self, name: str, loaded: Loaded | None) -> None:
+    def _loaded(self, name: str, loading: Loading, loaded: Loaded | None) -> None:
+        if self._loading.get(name) is not loading:
+            return  # too late: it was given up, and another answer would be a second room, or an older one
         room: Room | None = None
         if loaded is not None:
             room = self.rooms[name] = (Conversation if name.startswith("@") else Room)(self, name, loaded)
@@ -289,8 +298,17 @@ class Hub:
                 stack.callback(self.rest, room)
                 stack.callback(self._telling.discard, name)
                 self._telling.add(name)
-            for then in reversed(self._loading.pop(name)):
+            for then in reversed(self._loading.pop(name).calls):
                 stack.callback(then, room)
+
+    def _give_up(self, now: float) -> None:
+        """Have nobody wait any longer for a room that the store has not given: who waits is not heard, nor asked."""
+        late = list(takewhile(lambda item: item[1].until <= now, self._loading.items()))
+        if late:
+            seconds = self.limits.dead_after
+            logger.error("chat: the store has not given %d rooms within %g s (dead_after)", len(late), seconds)
+        for name, loading in late:
+            self._loaded(name, loading, None)
 
     def _remember(self, room: Room, loaded: Loaded) -> None:
         for user_id, cid, msg in loaded.repeats:
@@ -353,6 +371,7 @@ class Hub:
             self.end(next(iter(self.held)), "lost")
         while self._departed and next(iter(self._departed.values()))[0] <= now:
             self._departed.popitem(last=False)
+        self._give_up(now)
         for session, since in list(self.choked.items()):
             if self.tick - since >= self.limits.stall:
                 session.bye(wire.SLOW)

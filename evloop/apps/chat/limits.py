@@ -41,7 +41,8 @@ class ChatLimits:
         pending: sends that may wait for the database (int >= 1); above it they are refused, for a while.
         hello_timeout: seconds (float > 0) from the first byte in which `hello` has to come and be answered.
         ping_after: seconds (float > 0) without a message after which a client is asked whether it is there.
-        dead_after: seconds (float > ping_after) without one after which its connection is given up.
+        dead_after: seconds (float > ping_after) without one after which its connection is given up; and for which a
+            client waits for a database that does not give its room, or what is owed to who leaves.
         grace: seconds (float >= 0) for which the session of a lost connection is held.
         held_sessions: sessions that are held so (int >= 0); one more ends the one that was lost first.
         stall: seconds (float > 0) for which a client may leave more output untaken than its connection's `high_water`.

@@ -209,6 +209,7 @@ class Session:
         """
         if self._leaves is None and self.owed:
             self._leaves = then
+            self.heard = self.hub.tick
             self.wait()
         return self._leaves is not None
 
