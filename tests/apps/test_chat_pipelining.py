@@ -10,7 +10,7 @@ import json
 
 import msgspec
 import pytest
-from chatpeers import Chat, chats
+from chatpeers import QUICK, Chat, chats
 from programs import receive_frame, serving
 from serving import call
 from websocketpeers import BINARY, client_frame, frames_of, handshake, response_of, text
@@ -109,11 +109,40 @@ def test_client_that_waits_holds_up_nobody_else_and_is_not_read(chats, store):
     for n in range(100):
         amy.tell("ping", n=n)
     chat.world.settle()
-    assert session.waits and not session.conn.is_reading() and session._kept == []
+    assert session.waits and not session.conn.is_reading() and session.conn.stats.input == 0
     assert bob.say("still here", room="b")["seq"] == 1
     assert amy.arrived() == []
     store.give()
     assert len(answers(amy)) == 101
+
+
+@RATES
+def test_what_came_with_a_join_is_held_by_the_connection_and_counted(chats, store, rate):
+    """Requests that wait for a room are bytes of a client like others: ``max_buffered`` bounds them all."""
+    chat = chats(store=store, limits={"rate": rate, "burst": 10_000})
+    amy = chat.client("amy")
+    session = next(iter(chat.hub.sessions.values()))
+    more = frames([{"t": "ping", "n": n} for n in range(1000)])
+    amy.peer.write(frames([FIRST[1]]) + more + more[:10])
+    chat.until(lambda: store.asked)
+    chat.world.settle()
+    assert session.conn.stats.input >= len(more)
+    store.give()
+    amy.peer.write(more[10:])
+    assert len(answers(amy)) == 2001
+
+
+def test_clients_that_wait_with_more_than_all_may_hold_are_cut(chats, store):
+    """The bound is the server's, and the one that holds most goes."""
+    chat = chats(store=store, connections=QUICK.replace(max_buffered=16 * 1024))
+    amy, bob = chat.client("amy"), chat.client("bob")
+    bob.tell("join", room="r")
+    chat.until(lambda: store.asked)
+    amy.peer.write(frames([FIRST[1], *({"t": "ping", "n": 10**9 + n} for n in range(1500))]))
+    chat.until(lambda: len(chat.server.server.connections) == 1)
+    assert amy.peer.ended
+    store.give()
+    bob.hear("joined")
 
 
 def test_client_that_waits_is_not_taken_for_dead(chats, store):
@@ -187,7 +216,7 @@ def test_rate_of_a_client_that_waits_is_kept_after_it(chats, store):
 
 
 def test_room_that_two_wait_for_is_one_whatever_the_first_one_asks_next(chats, store):
-    """What the first one has kept leaves the room and needs its place, before the second one is in."""
+    """What the first one asks next leaves the room and needs its place: the second one is in it by then, and stays."""
     chat = chats(store=store, limits={"rooms": 1})
     amy, bob, cem = (chat.client(nick) for nick in ("amy", "bob", "cem"))
     asked = [FIRST[1], {"t": "part", "ref": 3, "room": "r"}, {"t": "join", "ref": 4, "room": "q"}]
@@ -195,9 +224,9 @@ def test_room_that_two_wait_for_is_one_whatever_the_first_one_asks_next(chats, s
         client.peer.write(frames(parts))
         chat.world.settle()
     store.give()
-    assert answers(amy) == [("joined", 2), ("ok", 3), ("err", 4)]
+    assert answers(amy) == [("joined", 2), ("ev", None), ("ok", 3), ("err", 4)]
     assert amy.messages[-1]["code"] == "unavailable"
-    assert answers(bob) == [("joined", 2)]
+    assert answers(bob) == [("joined", 2), ("ev", None)]
     bob.messages.clear()
     cem.join("r")
     cem.say("hi")

@@ -46,7 +46,7 @@ FAREWELL = 1.0
 class FramedMember(evloop.Protocol):
     """The transport of a client that sends frames: over TCP, TLS or a UNIX socket.  Reactor thread only."""
 
-    __slots__ = ("conn", "frame_received", "frames_received", "hub", "pause_reading", "resume_reading", "session")
+    __slots__ = ("conn", "frame_received", "frames_received", "hub", "resume_reading", "session")
 
     conn: evloop.Connection
     session: Session
@@ -57,7 +57,6 @@ class FramedMember(evloop.Protocol):
     def connection_made(self, conn: evloop.Connection) -> None:
         """Make the session, which takes the frames itself."""
         self.conn = conn
-        self.pause_reading = conn.pause_reading
         self.resume_reading = conn.resume_reading
         self.session = self.hub.connected(self)
         if self.hub.limits.rate:
@@ -74,6 +73,16 @@ class FramedMember(evloop.Protocol):
     def variant(self, codec: Codec) -> Variant:
         """Return the form of messages in *codec*: the encoded message, of which the framing makes a frame."""
         return FRAMED[codec]
+
+    def pause_reading(self) -> None:
+        """Deliver no more frames; those of the present read that are behind this one are to come again.
+
+        They go back as the bytes that they were: what a connection holds is bounded, and counted with all others'.
+        """
+        self.conn.pause_reading()
+        unanswered = self.session.unanswered()
+        if unanswered:
+            self.conn.set_framing(FRAMING, FRAMING.encode_many(unanswered))
 
     def close(self, code: int, reason: str) -> None:
         """Close once what was sent is flushed."""

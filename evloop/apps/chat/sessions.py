@@ -60,7 +60,10 @@ class Transport(Protocol):
         """Close once what was sent is flushed; *code* (of a ``bye``) and *reason* where the transport has such."""
 
     def pause_reading(self) -> None:
-        """Deliver no more messages, from the next one on."""
+        """Deliver no more messages, from the next one on.
+
+        Of those that `session.messages` was called with, `session.unanswered()` are to be delivered again.
+        """
 
     def resume_reading(self) -> None:
         """Deliver them again."""
@@ -112,7 +115,7 @@ class Session:
     __slots__ = (
         *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
         *("payload", "typed", "joins", "waits", "owed", "_decode", "_handlers", "_bad", "_bucket", "_codec"),
-        *("_holds", "_unread", "_kept", "_leaves"),
+        *("_holds", "_unread", "_leaves"),
     )
 
     def __init__(self, hub: Hub, transport: Transport) -> None:
@@ -140,7 +143,6 @@ class Session:
         self._leaves: Callable[[], None] | None = None
         self._holds = 0  # how many reasons there are to read nothing
         self._unread: Iterator[bytes] = iter(())  # what the present read has beside the message that is being answered
-        self._kept: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Session {self.sid or '?'} {self.state} {self.user}>"
@@ -181,6 +183,10 @@ class Session:
         finally:
             gathered.end()
         return None
+
+    def unanswered(self) -> list[bytes]:
+        """Return what the read that is being answered has behind the present message; it is not answered then."""
+        return list(self._unread)  # which ends the loop that takes from it
 
     def too_big(self, size: int) -> None:
         """Refuse a message of *size* bytes, which may not have been read, and close."""
@@ -262,27 +268,22 @@ class Session:
         self.state = state
         self.transport = self.conn = None
         self._handlers = {}
-        self.waits, self._kept, self._leaves = False, [], None
+        self.waits, self._leaves = False, None
 
     def wait(self) -> None:
         """Answer nothing more until :meth:`go_on`: what comes next may build on the request that is not done yet.
 
-        Nothing more is read of this one client meanwhile; what came in the same read is kept, at most 256 KiB.
+        Nothing more is read of this one client meanwhile; what came in the same read goes back to its connection, which
+        counts it as what it holds.
         """
         self.waits = True
-        self._kept.extend(self._unread)  # which ends the loop that takes from it
         self._hold()
 
     def go_on(self) -> None:
-        """Answer again, what was kept first.  Nothing happens if it does not wait."""
-        if not self.waits:
-            return
-        self.waits = False
-        self.heard = self.hub.tick  # nobody listened
-        kept, self._kept = self._kept, []
-        try:
-            self.messages(kept)
-        finally:
+        """Answer again, what was given back first.  Nothing happens if it does not wait."""
+        if self.waits:
+            self.waits = False
+            self.heard = self.hub.tick  # nobody listened
             self._release()
 
     def answered(self) -> None:
