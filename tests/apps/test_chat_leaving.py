@@ -7,13 +7,16 @@ Read next: ``test_chat_pipelining.py``.
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
-from chatpeers import Chat, chats
+from chatpeers import Chat, Client, chats
 from serving import call
+from tlspeers import SERVER, TlsPeer
 from websocketpeers import CLOSE, close_frame, frames_of, handshake, response_of, text
 
 import evloop
+from evloop import tls
 from evloop.apps.chat import sqlite, wire
 from evloop.apps.chat.sqlite import SqliteStore
 from evloop.apps.chat.store import MemoryStore
@@ -90,6 +93,23 @@ def test_last_words_piped_into_a_socket_are_answered(tmp_path, monkeypatch, last
         chat.server.shutdown()
         chat.until(lambda: store._file._lock < 0)
         chat.close()
+
+
+@pytest.mark.parametrize("last", [frames(QUIT), b""], ids=["quit", "close_notify"])
+def test_last_words_over_tls_are_answered(chats, disk, last):
+    """A close_notify ends one direction alone, as a FIN does (RFC 8446, 6.1)."""
+    chat = chats(store=disk, ssl=tls.server_context(SERVER))
+    address = chat.server.address
+    peer = TlsPeer(socket.create_connection((address.host, address.port)), reading=True)
+    chat.world.peers.append(peer)
+    amy = Client(chat, peer)
+    amy.peer.write(frames(HELLO, JOIN, SAY) + last, fin=True)
+    chat.until(lambda: disk.waiting)
+    chat.world.settle()
+    assert not peer.ended
+    disk.commit()
+    found = [(message["t"], message["ref"]) for message in amy.ended()]
+    assert found == [("welcome", 1), ("joined", 2), ("ok", 3), *([("bye", 4)] if last else [])]
 
 
 @RATES
