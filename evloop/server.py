@@ -339,7 +339,7 @@ class Server:
             framing=self.framing,
             limits=self.limits,
             peer=unix,
-            on_lost=self._lost,
+            on_lost=listener.lost,
             budget=self._budget,
         )
         self.connections.add(conn)
@@ -420,11 +420,12 @@ class Server:
 class _Listener(Endpoint):
     """One listening socket.  Owns: the socket."""
 
-    __slots__ = ("server", "sock", "address", "unix", "new_connection", "rest", "resting", "starved_since")
+    __slots__ = ("server", "lost", "sock", "address", "unix", "new_connection", "rest", "resting", "starved_since")
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server.reactor)
         self.server = server
+        self.lost = server._lost  # one for all of its connections: a bound method is 64 bytes
         self.sock = sock
         self.address = local_address(sock)
         # What stands for the peers of a UNIX socket, which have no address.
