@@ -14,6 +14,7 @@ cdef void give_large(list items, Py_ssize_t index) noexcept
 cdef class Codec:
     # the layout, as numbers
     cdef readonly int before, after, header_size
+    cdef int longest_header       # bytes; with a varint more than header_size
     cdef int size                 # bytes of the length field: 1..8, or 0 for a varint
     cdef int order                # how load() and store() treat the field: size, negative for little-endian
     cdef bint simple              # the header is the length field alone
@@ -35,14 +36,21 @@ cdef class Codec:
     cdef int check_payload(self, Py_ssize_t length) except -1
 
 
+cdef enum:
+    NEAR = 8                      # bytes: the longest header that is a length field alone
+
+
 cdef class FrameDecoder:
     # What every frame touches comes first, and together: with thousands of connections each line of memory is a miss.
+    # With thousands of connections it is also a third of what an idle one holds: what a framing's numbers or another
+    # field say already is no field, and what few need is elsewhere.
     cdef Codec _codec
-    cdef int _state               # 0: between frames, or in a header
-    cdef int _header_size         # header bytes in the scratch
+    cdef unsigned char _state     # 0: between frames, or in a header
+    cdef unsigned char _header_size  # header bytes in the scratch, of MAX_HEADER at most
     cdef unsigned char _busy, _lost
     cdef unsigned char _skip_oversize
-    cdef int _doubt               # so many guesses are left out
+    cdef unsigned char _doubt     # so many guesses are left out
+    cdef readonly unsigned short _resizes  # how often a body was enlarged; for the tests of the growth policy
     cdef uint64_t _fast_low, _fast_high  # the length-field values that the fast loop takes
     cdef list _rest               # what a limit held back
     cdef object _failure
@@ -52,18 +60,14 @@ cdef class FrameDecoder:
     # the item being read: its header, its body or sink, how much of it is there
     cdef PyObject* _body          # the final bytes object, or NULL; owned, never exposed before it is whole
     cdef Py_ssize_t _filled, _need
-    cdef Py_ssize_t _prefix       # header bytes at the front of the body (deliver="frame")
-    cdef Py_ssize_t _capacity     # payload bytes that the body has room for
     cdef object _sink
-    cdef unsigned char[64] _header
+    cdef unsigned char* _header   # the scratch: `_near`, or memory of its own for a framing whose headers are longer
+    cdef unsigned char[NEAR] _near
     # the bounds, and what is rarely asked for
-    cdef object _spill
-    cdef Py_ssize_t _spill_above
+    cdef tuple _spill             # the sinks' maker, and the payload size above which it is asked; or None
     cdef Py_ssize_t _max_frame
-    cdef uint64_t _low, _high
     cdef Py_ssize_t _rest_offset
     cdef int64_t _skipped, _skipped_bytes, _copied
-    cdef readonly int64_t _resizes  # how often a body was enlarged; for the tests of the growth policy
 
     cdef Py_ssize_t held(self) noexcept  # buffered, and in_frame
     cdef bint unfinished(self) noexcept
@@ -94,6 +98,8 @@ cdef class FrameDecoder:
     cdef int _header_need(self) noexcept
     cdef int _begin_body(self, Py_ssize_t available) except -1
     cdef Py_ssize_t _read_body(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1
+    cdef Py_ssize_t _prefix(self) noexcept
+    cdef Py_ssize_t _capacity(self) noexcept
     cdef int _grow(self, Py_ssize_t at_least) except -1
     cdef int _finish(self, list items) except -1
     cdef int _open_sink(self, bytes header) except -1

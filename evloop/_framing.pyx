@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from evloop import _framing_spec as spec
@@ -111,6 +112,7 @@ cdef class Codec:
         self.counts, self.bias = layout.counts, layout.bias
         self.deliver, self.max_frame = layout.deliver, layout.max_frame
         self.header_size, self.size, self.delta = layout.header_size, layout.size, layout.delta
+        self.longest_header = layout.before + (layout.size or MAX_VARINT) + layout.after
         self.order = self.size if layout.byteorder == "big" else -self.size
         self.simple = layout.header_size == layout.size
         self.limit = layout.max_frame
@@ -328,13 +330,20 @@ cdef class FrameDecoder:
         if not isinstance(framing, Codec):
             raise TypeError(f"framing must be a Framing, not {type(framing).__name__}")
         self._codec = framing
-        self._spill_above = spec.check_options(oversize, spill, spill_above)
+        above = spec.check_options(oversize, spill, spill_above)
         self._skip_oversize = oversize == "skip"
-        self._spill = spill
+        self._spill = None if spill is None else (spill, above)
         self._set_max_frame(framing.max_frame if max_frame is None else max_frame)
+        self._header = self._near
+        if self._codec.longest_header > NEAR:
+            self._header = <unsigned char*>malloc(self._codec.longest_header)
+            if self._header is NULL:
+                raise MemoryError
 
     def __dealloc__(self):
         self._drop_body()
+        if self._header != <unsigned char*>self._near:
+            free(self._header)
 
     def feed(self, data, limit=None):
         """Return the items that *data* completes, at most *limit* of them; keep the rest for the next call."""
@@ -360,10 +369,10 @@ cdef class FrameDecoder:
 
     cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL:
         """Return where the next bytes of the current body belong, and for how many there is room."""
-        if self._capacity == self._filled:
+        if self._capacity() == self._filled:
             self._grow(self._filled + 1)
-        room[0] = self._capacity - self._filled
-        return <unsigned char*>PyBytes_AS_STRING(<object>self._body) + self._prefix + self._filled
+        room[0] = self._capacity() - self._filled
+        return <unsigned char*>PyBytes_AS_STRING(<object>self._body) + self._prefix() + self._filled
 
     cdef void received_in_place(self, Py_ssize_t size) noexcept:
         """Account for *size* bytes that were written to body_tail()."""
@@ -376,7 +385,7 @@ cdef class FrameDecoder:
         """
         if self._expected == 0 or self._state != HEADER or self._header_size or self._busy or \
                 self._rest is not None or not self._codec.simple or self._codec.deliver_as or \
-                self._expected > self._spill_above or <size_t>self._codec.header_size > EVL_FRONT:
+                <size_t>self._codec.header_size > EVL_FRONT:
             return 0
         if self._doubt:
             self._doubt -= 1
@@ -402,8 +411,8 @@ cdef class FrameDecoder:
             value = evl_load(self._header, codec.order)
             right = self._fast_low <= value <= self._fast_high and <Py_ssize_t>(<int64_t>value - codec.delta) == room
             if right and body >= room // GROWTH:  # memory follows what has arrived, from the pool as well
-                self._state, self._header_size = BODY, <int>head
-                self._need = self._capacity = room
+                self._state, self._header_size = BODY, <unsigned char>head
+                self._need = room
                 self._filled = body
                 return None
         received = None
@@ -426,7 +435,6 @@ cdef class FrameDecoder:
         if self._filled < self._need:
             return NULL
         self._body = NULL
-        self._capacity = 0
         self._frames += 1
         self._payload_bytes += self._need
         self._largest = max(self._largest, <int64_t>self._need)
@@ -531,7 +539,7 @@ cdef class FrameDecoder:
         parts = [self._header_bytes()]
         if self._filled:
             body = <const unsigned char*>PyBytes_AS_STRING(<object>self._body)
-            parts.append(_new_bytes(body + self._prefix, self._filled))
+            parts.append(_new_bytes(body + self._prefix(), self._filled))
         for index, chunk in enumerate(self._rest or ()):
             parts.append(chunk if index else chunk[self._rest_offset:])
         self.reset()
@@ -764,7 +772,7 @@ cdef class FrameDecoder:
         if body >= self._need:  # a limit stopped the scan here
             return False
         memcpy(self._header, data + pos, head)
-        self._header_size = <int>head
+        self._header_size = <unsigned char>head
         self._state = BODY
         self._grow(body)
         memcpy(PyBytes_AS_STRING(<object>self._body), data + pos + head, body)
@@ -782,9 +790,9 @@ cdef class FrameDecoder:
             take = min(need - self._header_size, end - pos)
             if take == 0:
                 return pos
-            # In bounds: a header is at most MAX_HEADER bytes, which the codec has checked.
-            memcpy(&self._header[0] + self._header_size, data + pos, take)
-            self._header_size += <int>take
+            # In bounds: the scratch has room for the longest header of this framing, an unending varint included.
+            memcpy(self._header + self._header_size, data + pos, take)
+            self._header_size += <unsigned char>take
             self._copied += take
             pos += take
         self._begin_body(end - pos)
@@ -810,10 +818,12 @@ cdef class FrameDecoder:
         if codec.magic_size and memcmp(self._header, codec.magic_bytes, codec.magic_size) != 0:
             return self._fail(spec.magic_fault(codec._layout, self._position, self._header_bytes()))
         if codec.size:
-            value = evl_load(&self._header[0] + codec.before, codec.order)
-        elif evl_load_varint(&self._header[0] + codec.before, self._header_size - codec.before, &value) <= 0:
+            value = evl_load(self._header + codec.before, codec.order)
+        elif evl_load_varint(self._header + codec.before, self._header_size - codec.before, &value) <= 0:
             return self._fail(spec.varint_fault(self._position, self._header_bytes()))
-        if value < self._low or value > self._high:
+        # The bounds, as _set_max_frame has them, without a spill.
+        if <int64_t>self._max_frame + codec.delta < 0 or value < <uint64_t>max(codec.delta, <int64_t>0) or \
+                value > <uint64_t>(<int64_t>self._max_frame + codec.delta):
             if self._skip_oversize and spec.is_oversize(codec._layout, value):
                 self._state, self._need = SKIP, <Py_ssize_t>(<int64_t>value - codec.delta)
                 return 0
@@ -821,11 +831,11 @@ cdef class FrameDecoder:
                 spec.length_fault(codec._layout, value, self._max_frame, self._position, self._header_bytes())
             )
         self._state, self._need = BODY, <Py_ssize_t>(<int64_t>value - codec.delta)
-        if self._need > self._spill_above:
+        # Allowed, and not for the fast loop: only by a spill do the two differ.
+        if value < self._fast_low or value > self._fast_high:
             return self._open_sink(self._header_bytes())
-        self._prefix = self._header_size if codec.deliver_as == 1 else 0
         self._grow(min(available, self._need))
-        memcpy(PyBytes_AS_STRING(<object>self._body), self._header, self._prefix)
+        memcpy(PyBytes_AS_STRING(<object>self._body), self._header, self._prefix())
         return 0
 
     cdef Py_ssize_t _read_body(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1:
@@ -835,10 +845,18 @@ cdef class FrameDecoder:
             self._write(_new_bytes(data + pos, take))
         elif self._state != SKIP:
             self._grow(self._filled + take)
-            memcpy(PyBytes_AS_STRING(<object>self._body) + self._prefix + self._filled, data + pos, take)
+            memcpy(PyBytes_AS_STRING(<object>self._body) + self._prefix() + self._filled, data + pos, take)
             self._copied += take
         self._filled += take
         return pos + take
+
+    cdef Py_ssize_t _prefix(self) noexcept:
+        """Return how many header bytes are at the front of the body; a raw item has no header."""
+        return self._header_size if self._codec.deliver_as == 1 else 0
+
+    cdef Py_ssize_t _capacity(self) noexcept:
+        """Return how many payload bytes the body has room for."""
+        return PyBytes_GET_SIZE(<object>self._body) - self._prefix()
 
     cdef int _grow(self, Py_ssize_t at_least) except -1:
         """Make room for *at_least* payload bytes and for more to come, never beyond what is needed."""
@@ -846,13 +864,11 @@ cdef class FrameDecoder:
         if self._body is NULL:
             room = min(self._need, max(<Py_ssize_t>FIRST_ROOM, GROWTH * at_least))
             # (NULL, 0) would be the shared empty bytes, and (NULL, 1) is private: only the first must not be written.
-            self._body = evl_take_body(self._prefix + room)
-            self._capacity = room
-        elif at_least > self._capacity:
+            self._body = evl_take_body(self._prefix() + room)
+        elif at_least > self._capacity():
             room = min(self._need, GROWTH * at_least)
             # Legal: we hold the only reference and nobody has seen the object.  On failure it is gone and set to NULL.
-            _PyBytes_Resize(&self._body, self._prefix + room)
-            self._capacity = room
+            _PyBytes_Resize(&self._body, self._prefix() + room)
             self._resizes += 1
         return 0
 
@@ -890,7 +906,7 @@ cdef class FrameDecoder:
     cdef int _open_sink(self, bytes header) except -1:
         """Ask the application where the payload shall go; user code runs here, with the decoder busy."""
         try:
-            self._sink = spec.check_sink(self._spill(self._need))
+            self._sink = spec.check_sink(self._spill[0](self._need))
         except BaseException as exc:
             return self._sink_raised(exc)
         if self._codec.deliver_as == 1:
@@ -937,14 +953,10 @@ cdef class FrameDecoder:
         layout = self._codec._layout
         most = min(layout.capacity - layout.delta, spec.MAX_FRAME_CEILING)
         self._max_frame = spec.check_max_frame(value, most)
-        self._low = max(layout.delta, 0)
+        fast = (self._max_frame if self._spill is None else min(self._max_frame, self._spill[1])) + layout.delta
         # A negative bias can put a bound below zero, where no unsigned value is: low > high then admits nothing.
-        high = self._max_frame + layout.delta
-        fast = min(self._max_frame, self._spill_above) + layout.delta
-        self._high, self._fast_high = max(high, 0), max(fast, 0)
-        self._fast_low = 1 if fast < 0 else self._low
-        if high < 0:
-            self._low = 1
+        self._fast_low = 1 if fast < 0 else max(layout.delta, 0)
+        self._fast_high = max(fast, 0)
         return 0
 
     cdef Py_ssize_t _item_size(self) noexcept:
@@ -968,7 +980,6 @@ cdef class FrameDecoder:
         if self._body is not NULL:
             Py_DECREF(self._body)
             self._body = NULL
-        self._prefix = self._capacity = 0
 
 
 def _again(failure):
