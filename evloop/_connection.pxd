@@ -14,6 +14,7 @@ ctypedef struct Times:            # what a deadline needs to know; a connection 
     double began, frame_since, stalled_since, soft_since  # INFINITY: does not run
     int64_t frames_before         # what was delivered of the stream while it was unframed
     int64_t frame_at              # offset in the stream of the frame that frame_since is about
+    double due                    # when the timer looks at the deadlines
     int64_t queued                # what the kernel held of the output when it was last asked, or -1
 
 
@@ -75,6 +76,13 @@ cdef inline Place* place_at(Places* places, Py_ssize_t index) noexcept:
     return <Place*>(places + 1) + index
 
 
+ctypedef struct Tail:             # output that waits, and was copied; the bytes are behind it
+    Py_ssize_t start, end, room
+
+cdef inline unsigned char* tail_bytes(Tail* tail) noexcept:
+    return <unsigned char*>(tail + 1)
+
+
 cdef class Puller:                # a protocol that takes the frames itself, when its coroutine asks for one
     cdef unsigned char waits
     cdef object recv, following, drain  # what Connection's recv(), __anext__() and drain() return: awaitables
@@ -86,16 +94,20 @@ cdef class Puller:                # a protocol that takes the frames itself, whe
 
 cdef class Connection(Endpoint):
     # What every message touches comes first, and together; what is a byte stands with bytes.  An idle connection is to
-    # cost 1 KiB at most, with all that belongs to it.
+    # cost 1 KiB at most, with all that belongs to it: what few of them need has memory of its own while they do.
     cdef int _sock                # -1: closed
     cdef unsigned char _state, _receives
     cdef unsigned char _timed, _throttle
     cdef unsigned char _eof, _eof_told, _paused, _scheduled
     cdef unsigned char _corked, _full, _write_eof
-    cdef unsigned char _address_size
+    cdef unsigned char _plain     # there is a framing, and its header is the length field alone
     cdef unsigned char _delivering  # the puller is being told, and _run_pending looks after what it leaves
+    cdef unsigned char _peer_is_v4  # then these two are what the address is made of, in the network's order
+    cdef unsigned short _peer_port
+    cdef unsigned int _peer_host
+    cdef int _discarded           # bytes, while lingering
     cdef int _pull_room           # frames that it may still take in this turn
-    cdef Codec _codec             # the framing's numbers, if its header is the length field alone; else None
+    cdef Codec _codec             # the framing, or None
     cdef FrameDecoder _decoder
     cdef object _receive          # called with what `_receives` says
     cdef object _receiver         # its first argument, if it is a method of the protocol; else None
@@ -118,21 +130,17 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef list _chunks             # bytes objects, or None
     cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
-    cdef unsigned char* _tail
-    cdef Py_ssize_t _tail_start, _tail_end, _tail_room
+    cdef Tail* _tail              # NULL until needed
     # time
     cdef double _last_activity
-    cdef double _due              # when the timer looks at the deadlines; -INFINITY once closing
     cdef Times* _times            # NULL until needed
     cdef object _timer
     # the ends
-    cdef public object protocol, framing, context
+    cdef public object protocol, context
     cdef readonly object close_reason
     cdef object _exc, _on_lost
     cdef Places* _places          # NULL: in no group
-    cdef object _peer             # an Address, or None until it is asked for
-    cdef unsigned char[ADDRESS_ROOM] _address  # what it is made of then
-    cdef int _discarded
+    cdef object _peer             # an Address; until it is asked for None, or the Accepted that keeps it
 
     cdef void prefetch(self) noexcept
     cdef int _refuse_coroutines(self, object protocol) except -1
@@ -172,11 +180,13 @@ cdef class Connection(Endpoint):
     cdef int _append_chunk(self, bytes chunk) except -1
     cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL
+    cdef Tail* _enlarge_tail(self, Py_ssize_t room) except NULL
     cdef int _spill(self) except -1
     cdef int _unshare(self) except -1
     cdef bint _is_plain(self) noexcept
     cdef int _flush_shared(self) except -1
     cdef int _tail_to_chunk(self) except -1
+    cdef Py_ssize_t _in_tail(self) noexcept
     cdef Py_ssize_t _output(self) noexcept
     cdef int _flush_unless_corked(self) except -1
     cdef int _flushed(self) except -1

@@ -76,7 +76,7 @@ cdef extern from "_syscalls.h":
     struct sockaddr_storage:
         unsigned short ss_family
     struct in_addr:
-        pass
+        unsigned int s_addr
     struct in6_addr:
         pass
     struct sockaddr_in:
@@ -287,19 +287,22 @@ cdef class Connection(Endpoint):
         # Until __init__ has run, or after one that failed, it behaves as a closed one; on a reactor, which nothing here
         # could do without.
         Endpoint.__init__(self, args[0] if args else kwargs.get("reactor"))
-        self._due = INFINITY
         self._state = CLOSED
         self.closed = True
 
     def __init__(self, reactor, sock, protocol, *, framing, limits, peer=None, on_lost=None, throttle=True,
                  budget=None):
+        cdef sockaddr_in v4
         self._bounds = _bounds_of(limits)
         self._timed = self._bounds.timed
         if self._timed or self._bounds.minds_output:
             self._times = _new_times()
         if type(sock) is Accepted:
-            self._address_size = (<Accepted>sock)._size
-            memcpy(self._address, (<Accepted>sock)._address, ADDRESS_ROOM)
+            if (<Accepted>sock)._size == sizeof(sockaddr_in):
+                memcpy(&v4, (<Accepted>sock)._address, sizeof(v4))
+                self._peer_port, self._peer_host, self._peer_is_v4 = v4.sin_port, v4.sin_addr.s_addr, True
+            elif (<Accepted>sock)._size and peer is None:
+                peer = sock  # which keeps it
         elif peer is None and not isinstance(sock, socket.socket):
             peer = sock.peer
         self._peer = peer
@@ -309,10 +312,9 @@ cdef class Connection(Endpoint):
         self._gather_room = min(self._bounds.high_water, self._alarm, <Py_ssize_t>GATHER_ROOM)
         self._budget = budget
         self.protocol = protocol
-        self.framing = framing
+        self._codec = framing
         if framing is not None:
-            if (<Codec?>framing).simple:
-                self._codec = framing
+            self._plain = self._codec.simple
             self._decoder = FramingDecoder(framing, max_frame=limits.max_frame)
         self._sock = sock.detach()  # the last thing that can fail: until here the caller owns it
         self._state = OPEN
@@ -355,7 +357,7 @@ cdef class Connection(Endpoint):
     cdef int _send(self, object payload, object before, object after) except -1:
         cdef Py_ssize_t size
         cdef bytes frame
-        if type(payload) is not bytes or self._codec is None or before is not b"" or after is not b"":
+        if type(payload) is not bytes or not self._plain or before is not b"" or after is not b"":
             frame = self._encode(payload, before, after)
             if PyBytes_GET_SIZE(frame) >= REFERENCED:
                 self._prepare_chunks()
@@ -383,7 +385,7 @@ cdef class Connection(Endpoint):
         cdef bytes frames
         cdef Py_ssize_t index, total
         cdef bint one_by_one
-        total = -1 if self._codec is None else _plain_size(self._codec, items)
+        total = _plain_size(self._codec, items) if self._plain else -1
         one_by_one = total > GATHER_ROOM or (total >= REFERENCED and _has_large(items))
         if (one_by_one or total < 0) and items is payloads:
             # What allocates or encodes may run any code, and that may change the caller's list: so ours, and from here
@@ -392,7 +394,7 @@ cdef class Connection(Endpoint):
             if one_by_one:
                 total = _plain_size(self._codec, items)
         if total < 0:
-            frames = b"".join(items) if self.framing is None else self.framing.encode_many(items)
+            frames = b"".join(items) if self._codec is None else self._codec.encode_many(items)
             if PyBytes_GET_SIZE(frames) >= REFERENCED:
                 self._prepare_chunks()
             if not self._may_put():
@@ -454,18 +456,18 @@ cdef class Connection(Endpoint):
         cdef FrameDecoder decoder = None
         cdef bytes behind
         cdef Py_ssize_t index
-        cdef bint unframed = self.framing is None
+        cdef bint unframed = self._codec is None
         self._refuse_coroutines(self.protocol)
         behind = as_they_are(rest)
         if framing is not None:
             decoder = FramingDecoder(framing, max_frame=self._bounds.limits.max_frame)
         if self._state != OPEN:
             return
-        behind += stream_of(self.framing, [] if self._pending is None else self._pending[self._next:])
+        behind += stream_of(self._codec, [] if self._pending is None else self._pending[self._next:])
         if self._decoder is not None and not isinstance(self._fault, MemoryError):
             behind += self._decoder.take_rest()
-        self.framing, self._decoder = framing, decoder
-        self._codec = framing if framing is not None and (<Codec?>framing).simple else None
+        self._codec, self._decoder = framing, decoder
+        self._plain = framing is not None and self._codec.simple
         self._pending, self._undelivered = None, 0
         if self._times is not NULL:
             self._times.frame_at, self._times.frame_since = -1, INFINITY
@@ -560,11 +562,20 @@ cdef class Connection(Endpoint):
         return STATES[self._state]
 
     @property
+    def framing(self):
+        """The wire format; None: bytes as they come.  See :meth:`set_framing`."""
+        return self._codec
+
+    @property
     def peer(self):
         """The peer's address; None when it has none.  Any thread."""
-        if self._peer is None:
-            if self._address_size:
-                self._peer = _address_from(self._address, self._address_size)
+        cdef sockaddr_in v4
+        if type(self._peer) is Accepted:
+            self._peer = self._peer.peer
+        elif self._peer is None:
+            if self._peer_is_v4:
+                v4.sin_port, v4.sin_addr.s_addr = self._peer_port, self._peer_host
+                self._peer = _address_from(<unsigned char*>&v4, sizeof(v4))
             else:
                 self._peer = self._ask(peer_address) or self._peer  # which the end may have set meanwhile
         return self._peer
@@ -602,7 +613,7 @@ cdef class Connection(Endpoint):
         if isinstance(self.protocol, Puller):
             self._receive, self._receives, self._pull_room = self.protocol, PULLED, <int>MOST_FRAMES
             return 0
-        many, one = find_receivers(self.protocol, self.framing is not None)
+        many, one = find_receivers(self.protocol, self._codec is not None)
         method, self._receives = (one, ONE) if many is None else (many, MANY)
         # A bound method would be an object a connection, and is taken apart again in each call.
         if type(method) is MethodType and method.__self__ is self.protocol:
@@ -824,7 +835,7 @@ cdef class Connection(Endpoint):
 
     cdef inline bint _takes_one(self) noexcept:
         """Return whether a frame that is all that was read may go to its receiver at once."""
-        return self._codec is not None and self._pending is None and not (self._paused | self._full) and (
+        return self._plain and self._pending is None and not (self._paused | self._full) and (
             self._receives != PULLED or (<Puller>self._receive).waits == FRAME)
 
     cdef int _dispatch_one(self, PyObject* frame) except -1:
@@ -986,8 +997,8 @@ cdef class Connection(Endpoint):
     # --- output ------------------------------------------------------------------------------------------------
 
     def _encode(self, payload, before, after):
-        return as_they_are(payload, before, after) if self.framing is None else \
-            self.framing.encode(payload, before, after)
+        return as_they_are(payload, before, after) if self._codec is None else \
+            self._codec.encode(payload, before, after)
 
     # What belongs to groups: the twin of _connection_share.py.
 
@@ -1144,22 +1155,29 @@ cdef class Connection(Endpoint):
         return self._reserve_tail(size)
 
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL:
+        cdef Tail* tail = self._tail
         cdef unsigned char* out
-        cdef Py_ssize_t held = self._tail_end - self._tail_start, room
-        if self._tail_room - self._tail_end < size:
-            if self._tail_start:
-                memmove(self._tail, self._tail + self._tail_start, held)
-                self._tail_start, self._tail_end = 0, held
-            if self._tail_room - held < size:
-                room = max(held + size, 2 * self._tail_room, <Py_ssize_t>FIRST_TAIL)
-                out = <unsigned char*>realloc(self._tail, room)
-                if out is NULL:
-                    raise MemoryError
-                self._tail, self._tail_room = out, room
-        out = self._tail + self._tail_end
-        self._tail_end += size
+        if tail is NULL:
+            tail = self._enlarge_tail(max(size, <Py_ssize_t>FIRST_TAIL))
+            tail.start = tail.end = 0
+        elif tail.room - tail.end < size:
+            if tail.start:
+                memmove(tail_bytes(tail), tail_bytes(tail) + tail.start, tail.end - tail.start)
+                tail.start, tail.end = 0, tail.end - tail.start
+            if tail.room - tail.end < size:
+                tail = self._enlarge_tail(max(tail.end + size, 2 * tail.room))
+        out = tail_bytes(tail) + tail.end
+        tail.end += size
         self._waiting += size
         return out
+
+    cdef Tail* _enlarge_tail(self, Py_ssize_t room) except NULL:
+        cdef Tail* tail = <Tail*>realloc(self._tail, sizeof(Tail) + room)
+        if tail is NULL:
+            raise MemoryError
+        tail.room = room
+        self._tail = tail
+        return tail
 
     cdef int _spill(self) except -1:
         """Move what lies in the gather to this connection's own tail."""
@@ -1183,11 +1201,14 @@ cdef class Connection(Endpoint):
 
     cdef int _tail_to_chunk(self) except -1:
         """Put the tail behind the chunks, so that another chunk can follow."""
-        cdef Py_ssize_t size = self._tail_end - self._tail_start
+        cdef Py_ssize_t size = self._in_tail()
         if size:
-            self._chunks.append((<const char*>self._tail + self._tail_start)[:size])
-            self._tail_start = self._tail_end = 0
+            self._chunks.append((<const char*>tail_bytes(self._tail) + self._tail.start)[:size])
+            self._tail.start = self._tail.end = 0
         return 0
+
+    cdef inline Py_ssize_t _in_tail(self) noexcept:
+        return 0 if self._tail is NULL else self._tail.end - self._tail.start
 
     cdef Py_ssize_t _output(self) noexcept:
         """Return the bytes that wait for the kernel to take them."""
@@ -1338,9 +1359,9 @@ cdef class Connection(Endpoint):
                 index += 1
                 offset = 0
         # The tail comes last, and only if every chunk is in.
-        size = min(self._tail_end - self._tail_start, left)
+        size = min(self._in_tail(), left)
         if size > 0 and (self._chunks is None or index == PyList_GET_SIZE(self._chunks)):
-            parts[count].iov_base = self._tail + self._tail_start
+            parts[count].iov_base = tail_bytes(self._tail) + self._tail.start
             parts[count].iov_len = size
             count += 1
         if count == 1:
@@ -1388,7 +1409,7 @@ cdef class Connection(Endpoint):
                 self._end(CloseReason.ERROR, exc)  # the rest of what was begun is lost, and with it the stream
                 raise
             self._waiting -= sent
-            self._tail_start += sent
+            self._tail.start += sent
         return 0
 
     cdef int _forget_sent(self, Py_ssize_t sent) except -1:
@@ -1415,7 +1436,8 @@ cdef class Connection(Endpoint):
             elif self._first > 64 and 2 * self._first > count:
                 del self._chunks[:self._first]
                 self._first = 0
-        self._tail_start += sent
+        if sent:  # of the tail, since every chunk is gone
+            self._tail.start += sent
         return 0
 
     cdef int _sent(self, Py_ssize_t size) except -1:
@@ -1435,7 +1457,7 @@ cdef class Connection(Endpoint):
         self._first = self._offset = 0
         free(self._tail)
         self._tail = NULL
-        self._tail_start = self._tail_end = self._tail_room = self._waiting = 0
+        self._waiting = 0
 
     cdef int _output_high(self) except -1:
         """The output has passed one of its bounds: what counts is what the kernel does not take."""
@@ -1502,7 +1524,7 @@ cdef class Connection(Endpoint):
         self.close_reason, self._exc = reason, exc
         self._leave_groups()
         self._pending = None
-        self._timed, self._due = True, -INFINITY
+        self._timed = True
         self._last_activity = self.core.now()
         self._times.queued = -1
         self._arm(FLUSHING, self._last_activity + self._bounds.flush_timeout / 2, self._flush_too_slow)
@@ -1557,7 +1579,7 @@ cdef class Connection(Endpoint):
         if self._state == CLOSED:
             return 0
         # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
-        if self._peer is None and not self._address_size:
+        if self._peer is None and not self._peer_is_v4:
             self._peer = self._ask(peer_address)
         if self._state == CLOSED:
             return 0
@@ -1697,8 +1719,8 @@ cdef class Connection(Endpoint):
 
     cdef int _watch(self, double deadline) except -1:
         """Have the deadlines looked at when *deadline* comes, unless that happens earlier anyway."""
-        if deadline < self._due:
-            self._due = deadline
+        if self._state == OPEN and deadline < self._times.due:  # a closing connection has a timer of its own
+            self._times.due = deadline
             return self._arm(OPEN, deadline, self._check_deadlines)
         return 0
 
@@ -1734,7 +1756,7 @@ cdef class Connection(Endpoint):
             if seconds:
                 nearest = min(nearest, <double>(since + seconds))
         if self._state == OPEN:  # else closed by a collection, and its timer is another one now
-            self._due = INFINITY
+            self._times.due = INFINITY
             self._watch(nearest)
 
     cdef int _ask_kernel(self, double now) except -1:
@@ -1779,7 +1801,7 @@ cdef Times* _new_times() except NULL:
     cdef Times* times = <Times*>malloc(sizeof(Times))
     if times is NULL:
         raise MemoryError
-    times.began = times.frame_since = times.stalled_since = times.soft_since = INFINITY
+    times.began = times.frame_since = times.stalled_since = times.soft_since = times.due = INFINITY
     times.frame_at = times.queued = -1
     times.frames_before = 0
     return times
@@ -1793,7 +1815,7 @@ cdef inline bint _gather(Connection self, PyObject* payload) noexcept:
     cdef Py_ssize_t size, start = 0
     cdef int head
     cdef unsigned char* out
-    if not PyBytes_CheckExact(payload) or self._codec is None or self._state | self._write_eof:
+    if not PyBytes_CheckExact(payload) or not self._plain or self._state | self._write_eof:
         return False
     size = PyBytes_GET_SIZE(<object>payload)
     if self.core.gather_owner is <void*>self:

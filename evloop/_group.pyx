@@ -62,7 +62,7 @@ cdef class Group(Membership):
         if self._used == self._holes:
             self.mixed = False
         elif not self.mixed:
-            self.mixed = self._any_member().framing is not member.framing
+            self.mixed = self._any_member()._codec is not member._codec
         member.join(self, self._used)
         self._members[self._used].conn = <PyObject*>member
         self._members[self._used].place = member._places.count - 1
@@ -219,11 +219,11 @@ cdef class Group(Membership):
             if not conn.takes_shared():
                 continue
             if not self.mixed:
-                return _encoded(conn.framing, payloads)
+                return _encoded(conn._codec, payloads)
             if each is None:
                 each = {}
-            if <size_t><void*>conn.framing not in each:
-                each[<size_t><void*>conn.framing] = _encoded(conn.framing, payloads)
+            if <size_t><void*>conn._codec not in each:
+                each[<size_t><void*>conn._codec] = _encoded(conn._codec, payloads)
         return each
 
     cdef Py_ssize_t _spread(self, Py_ssize_t begin, Py_ssize_t end, object encoded, Py_ssize_t frames, object exclude,
@@ -245,7 +245,7 @@ cdef class Group(Membership):
                         continue
                     conn = <Connection>pointer
                     if type(encoded) is dict:
-                        data = (<dict>encoded).get(<size_t><void*>conn.framing)
+                        data = (<dict>encoded).get(<size_t><void*>conn._codec)
                         if data is None:  # it takes nothing
                             continue
                     shared = conn.share(data, frames)

@@ -54,6 +54,9 @@ cdef extern from "_syscalls.h" nogil:
     evl_syscalls evl_libc
     const char* EVL_SYSCALLS_CAPSULE
 
+cdef extern from *:
+    ctypedef bint flag "_Bool"    # of one byte, where a bint has four
+
 cdef enum:
     EVENT_READ = 1                # selectors' numbers
     EVENT_WRITE = 2
@@ -101,12 +104,12 @@ cdef class TimerHandle(Handle):
 cdef class Endpoint:
     cdef public object _reactor   # the Core
     cdef Core core                # the same, typed
-    cdef public bint closed
-    cdef public bint _dirty       # on the reactor's list of endpoints to flush
-    cdef public int _revents      # what was reported and has not been delivered
-    cdef bint queued              # in the FIFO; it never is twice
+    cdef public flag closed
+    cdef public flag _dirty       # on the reactor's list of endpoints to flush
+    cdef public unsigned char _revents  # what was reported and has not been delivered
+    cdef flag queued              # in the FIFO; it never is twice
+    cdef unsigned char wanted     # what it asks for
     cdef int fd                   # -1 while not registered
-    cdef int wanted               # what it asks for
 
     cdef int readable(self) except -1      # default: self.on_readable()
     cdef int writable(self) except -1      # default: self.on_writable()

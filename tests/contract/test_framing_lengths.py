@@ -286,6 +286,23 @@ def test_varint_between_edges_is_cut_anywhere(framing_module, cut):
     assert decoder.position == len(wire)
 
 
+@pytest.mark.parametrize("deliver", ["payload", "frame", "pair"])
+@pytest.mark.parametrize("header", [7, 8, 9, 64])
+def test_header_around_the_size_of_the_scratch_is_cut_anywhere(framing_module, header, deliver):
+    """Up to 8 bytes are kept in the decoder, longer ones elsewhere; 64 is the longest that a framing may have."""
+    framing = framing_module.Framing(1, before=header - 1, deliver=deliver)
+    front = bytes(range(1, header)) + b"\x05"
+    whole = {"payload": b"hello", "frame": front + b"hello", "pair": (front, b"hello")}[deliver]
+    wire = front + b"hello"
+    for cut in range(1, len(wire)):
+        decoder = framing.decoder()
+        assert feed_each(decoder, [wire[:cut], wire[cut:]]) == [whole]
+        decoder.feed(wire[:cut])
+        assert decoder.buffered == cut
+        assert decoder.take_rest() == wire[:cut]
+    assert feed_each(framing.decoder(), [wire[i : i + 1] for i in range(len(wire))] * 2) == [whole] * 2
+
+
 # --- magic -----------------------------------------------------------------------------------------------------
 
 
