@@ -51,7 +51,7 @@ from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder as FramingDecoder
 from evloop.protocol import CoroutineProtocol, FunctionProtocol
-from evloop.sockets import PEER_GONE, address_of, local_address, peer_address, queued_output
+from evloop.sockets import PEER_GONE, address_of, local_address, opens_window, peer_address, queued_input, queued_output
 from evloop.sockets import accept as accept_from
 
 cdef extern from "_wire.h":
@@ -71,7 +71,7 @@ cdef extern from "_bodies.h":
     size_t EVL_FRONT
 
 cdef extern from "_syscalls.h":
-    int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER
+    int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_LINGER, SO_RCVLOWAT
     int AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
     struct sockaddr_storage:
         unsigned short ss_family
@@ -132,6 +132,12 @@ cdef enum:
 cdef Py_ssize_t ALL = PY_SSIZE_T_MAX
 cdef Py_ssize_t READ_SIZE = RECV_BUFFER
 cdef Py_ssize_t WRITE_SIZE = SEND_BUDGET
+# What a turn may receive of one large body, at its place: as much as it may send.
+cdef Py_ssize_t BODY_SIZE = SEND_BUDGET
+# A body of which this much is missing is left in the kernel until all of it has come, if one turn can have it then.
+# Smaller ones are there in one read as it is: 768 KiB on the loopback are as fast either way, and of 1 MiB the read
+# would have a part, and the next one another (bench peers --cases c4p1s1048576: 1.02 of the C server, and so 0.89).
+cdef Py_ssize_t AWAITED = 1000000 if opens_window() else PY_SSIZE_T_MAX
 cdef Py_ssize_t MOST_FRAMES = FRAMES_PER_TURN
 cdef Py_ssize_t MOST_DISCARDED = DISCARD_BUDGET
 
@@ -482,6 +488,7 @@ cdef class Connection(Endpoint):
             self._decode(<const unsigned char*>PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
         elif self._bounds.frame_timeout:
             self._time_frame()
+        self._await_body()
         self._continue_soon()
 
     cdef int _refuse_coroutines(self, object protocol) except -1:
@@ -644,11 +651,11 @@ cdef class Connection(Endpoint):
             return self._discard()
         if self._decoder is not None and (self._decoder._state or self._decoder._expected):
             lacking = self._decoder.lacking()
-            if lacking >= IN_PLACE:
+            if lacking >= IN_PLACE and (self._decoder._body is not NULL or self._unread):
                 return self._read_in_place(lacking)
             lacking = self._decoder.guessed()
             if lacking:
-                return self._read_guess(lacking)
+                return self._read_header() if AWAITED <= lacking <= BODY_SIZE else self._read_guess(lacking)
         buffer = self.core._recv_memory if self.core._recv_memory is not NULL else self.core.receive_memory()
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
@@ -658,6 +665,7 @@ cdef class Connection(Endpoint):
                 if frame is not NULL:
                     return self._dispatch_one(frame)
             self._decode(buffer, size)
+            self._await_body()
         elif size == 0:
             self._eof = True
         elif _would_block(errno):
@@ -724,14 +732,14 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t size, body
         cdef unsigned char* buffer = self.core.receive_memory()
         try:
-            parts[0].iov_base = self._decoder.body_tail(&body)
+            parts[0].iov_base = self._decoder.body_tail(self._unread, &body)
         except MemoryError as exc:
             self._fault = exc
             return self._run_pending()
-        body = min(body, READ_SIZE)
+        body = min(body, BODY_SIZE)
         parts[0].iov_len = body
         parts[1].iov_base = buffer
-        parts[1].iov_len = READ_SIZE - body
+        parts[1].iov_len = max(READ_SIZE - body, 0)
         # Behind a body that is not whole yet there is nothing to be had.
         size = self.core.sys.readv(self._sock, parts, 2 if body == lacking and body < READ_SIZE else 1)
         if size < 0:
@@ -742,7 +750,43 @@ cdef class Connection(Endpoint):
         self._received(size)
         self._decoder.received_in_place(min(size, body))
         self._decode(buffer, max(size - body, 0))
+        self._await_body()
         return self._run_pending()
+
+    cdef int _read_header(self) except -1:
+        """Receive the header of what is probably a large frame, and leave the body until more of it has come.
+
+        Each connection that has begun a body holds memory for it: four of a mebibyte are more than a processor has at
+        hand, and one after another they can have the same.
+        """
+        cdef unsigned char[8] header
+        cdef Py_ssize_t size = self.core.sys.recv(self._sock, header, self._codec.header_size, 0)
+        if size < 0:
+            return 0 if _would_block(errno) else self._failed_io(_os_error(errno))
+        if size == 0:
+            self._eof = True
+        else:
+            self._received(size)
+            self._decode(header, size)
+            self._await_body()
+        return self._run_pending()
+
+    cdef int _await_body(self) except -1:
+        """Have the kernel say that there is something to read when the rest of a large body has come, and not a part.
+
+        SO_RCVLOWAT, socket(7).  The end of the stream and an error are told at once, and so is a window that is full.
+        A UNIX socket takes the option and says so with every part; then it is as without.
+        """
+        cdef Py_ssize_t lacking = 0
+        if self._state == OPEN and self._decoder is not None:
+            lacking = self._decoder.lacking()
+        return self._wait_for(<int>lacking if AWAITED <= lacking <= BODY_SIZE else 0)
+
+    cdef int _wait_for(self, int size) except -1:
+        if size != self._unread and \
+                self.core.sys.setsockopt(self._sock, SOL_SOCKET, SO_RCVLOWAT, &size, sizeof(size)) == 0:
+            self._unread = size
+        return 0
 
     cdef int _read_guess(self, Py_ssize_t body) except -1:
         """Receive what is probably a frame like the last one, into its final place.
@@ -780,6 +824,7 @@ cdef class Connection(Endpoint):
             if frame is not NULL:
                 return self._dispatch_one(frame)
         self._decode(start, 0)  # delivers it, if it is whole
+        self._await_body()
         return self._run_pending()
 
     cdef int _add_pending(self, list items) except -1:
@@ -989,8 +1034,8 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t size = self.core.sys.recv(self._sock, self.core.receive_memory(), READ_SIZE, 0)
         if size < 0:
             return 0 if _would_block(errno) else self._end(None, None)
-        self._discarded += size
-        if size == 0 or self._discarded > MOST_DISCARDED:
+        self._unread += size
+        if size == 0 or self._unread > MOST_DISCARDED:
             self._end(None, None)
         return 0
 
@@ -1527,6 +1572,7 @@ cdef class Connection(Endpoint):
         self._timed = True
         self._last_activity = self.core.now()
         self._times.queued = -1
+        self._await_body()
         self._arm(FLUSHING, self._last_activity + self._bounds.flush_timeout / 2, self._flush_too_slow)
         if self._receives == PULLED:
             (<Puller>self._receive).closing()
@@ -1736,6 +1782,10 @@ cdef class Connection(Endpoint):
             self._times.began = INFINITY
         if self._times.stalled_since + bounds.write_timeout / 2 <= now:
             self._ask_kernel(now)
+        if self._unread and bounds.idle_timeout and self._last_activity + bounds.idle_timeout <= now and \
+                queued_input(self._sock):
+            self._last_activity = now  # some of an awaited body has come, of which the kernel has told nobody
+            self._wait_for(0)
         write_timeout = bounds.write_timeout / 2 if self._times.queued < 0 else bounds.write_timeout
         for since, seconds, reason in (
             # A peer that is not read cannot be late; _reads_again sets both anew.

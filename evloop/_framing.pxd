@@ -76,7 +76,7 @@ cdef class FrameDecoder:
     # that is only guessed at, header and body.  Between asking for the place and telling what came no Python code may
     # run.
     cdef Py_ssize_t lacking(self) noexcept
-    cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL
+    cdef unsigned char* body_tail(self, Py_ssize_t come, Py_ssize_t* room) except NULL
     cdef void received_in_place(self, Py_ssize_t size) noexcept
     cdef Py_ssize_t guessed(self) noexcept
     cdef unsigned char* guess(self) except NULL

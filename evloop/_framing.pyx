@@ -363,14 +363,15 @@ cdef class FrameDecoder:
 
     cdef Py_ssize_t lacking(self) noexcept:
         """Return how many bytes of the current body could be received in place."""
-        if self._state != BODY or self._body is NULL or self._busy or self._rest is not None:
+        if self._state != BODY or self._sink is not None or self._busy or self._rest is not None:
             return 0
         return self._need - self._filled
 
-    cdef unsigned char* body_tail(self, Py_ssize_t* room) except NULL:
-        """Return where the next bytes of the current body belong, and for how many there is room."""
-        if self._capacity() == self._filled:
-            self._grow(self._filled + 1)
+    cdef unsigned char* body_tail(self, Py_ssize_t come, Py_ssize_t* room) except NULL:
+        """Return where the next bytes of the current body belong, *come* of which have, and for how many is room."""
+        come = self._filled + min(max(come, <Py_ssize_t>1), self._need - self._filled)
+        if self._body is NULL or self._capacity() < come:
+            self._grow(come)
         room[0] = self._capacity() - self._filled
         return <unsigned char*>PyBytes_AS_STRING(<object>self._body) + self._prefix() + self._filled
 
@@ -774,8 +775,9 @@ cdef class FrameDecoder:
         memcpy(self._header, data + pos, head)
         self._header_size = <unsigned char>head
         self._state = BODY
-        self._grow(body)
-        memcpy(PyBytes_AS_STRING(<object>self._body), data + pos + head, body)
+        if body:
+            self._grow(body)
+            memcpy(PyBytes_AS_STRING(<object>self._body), data + pos + head, body)
         self._filled = body
         self._copied += head + body
         return True
@@ -834,8 +836,9 @@ cdef class FrameDecoder:
         # Allowed, and not for the fast loop: only by a spill do the two differ.
         if value < self._fast_low or value > self._fast_high:
             return self._open_sink(self._header_bytes())
-        self._grow(min(available, self._need))
-        memcpy(PyBytes_AS_STRING(<object>self._body), self._header, self._prefix())
+        if available or not self._need or self._prefix():  # memory is for what has come
+            self._grow(min(available, self._need))
+            memcpy(PyBytes_AS_STRING(<object>self._body), self._header, self._prefix())
         return 0
 
     cdef Py_ssize_t _read_body(self, const unsigned char* data, Py_ssize_t pos, Py_ssize_t end) except -1:

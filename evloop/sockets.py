@@ -16,6 +16,7 @@ import errno
 import fcntl
 import math
 import os
+import re
 import resource
 import socket
 import stat
@@ -207,6 +208,26 @@ def queued_output(fd: int) -> int:
         return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
+
+
+def queued_input(fd: int) -> int:
+    """Return the bytes that the kernel has received on the socket *fd* and that nobody has read: FIONREAD, tcp(7).
+
+    0 where nobody can tell.  Any thread.
+    """
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def opens_window() -> bool:
+    """Return whether this kernel opens a TCP window as far as SO_RCVLOWAT asks to wait: Linux since 4.18.
+
+    One that does not would wait for bytes that its peer may not send.  Any thread.
+    """
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= (4, 18)
 
 
 # --- listening ----------------------------------------------------------------------------------------------------

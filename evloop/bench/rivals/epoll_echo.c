@@ -33,7 +33,7 @@ enum {
     HEADER = 4,
     MAX_FRAME = 16 << 20,    /* payload bytes; a peer that announces more is closed */
     SCRATCH = 256 << 10,     /* one read; shared, since nothing stays in it between two reads */
-    WHOLE_AT_ONCE = 1 << 20, /* a frame up to this is allocated when announced, a larger one doubles as it arrives */
+    WHOLE_AT_ONCE = HEADER + (1 << 20), /* a frame up to this is allocated when announced, a larger one doubles */
     EVENTS = 512,            /* 6 KiB; enough that epoll_wait is a small part of a busy turn */
     ACCEPTS = 64             /* per turn: a storm of connects delays the connected by about 1 ms */
 };
