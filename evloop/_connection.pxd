@@ -105,7 +105,7 @@ cdef class Connection(Endpoint):
     cdef unsigned char _peer_is_v4  # then these two are what the address is made of, in the network's order
     cdef unsigned short _peer_port
     cdef unsigned int _peer_host
-    cdef int _unread              # bytes: what is waited for (SO_RCVLOWAT), or 0; while lingering, what was discarded
+    cdef int _unread              # bytes: what is waited for (SO_RCVLOWAT), or 0; once closing, what was discarded
     cdef int _pull_room           # frames that it may still take in this turn
     cdef Codec _codec             # the framing, or None
     cdef FrameDecoder _decoder
@@ -154,6 +154,7 @@ cdef class Connection(Endpoint):
     cdef int _read_guess(self, Py_ssize_t body) except -1
     cdef int _read_header(self) except -1
     cdef int _await_body(self) except -1
+    cdef bint _is_awaited(self, Py_ssize_t lacking) noexcept
     cdef int _wait_for(self, int size) except -1
     cdef Py_ssize_t _input(self) noexcept
     cdef int _received(self, Py_ssize_t size) except -1

@@ -51,7 +51,8 @@ from evloop._reactor import RECV_BUFFER
 from evloop.errors import CloseReason, FramingError, TruncatedFrame
 from evloop.framing import FrameDecoder as FramingDecoder
 from evloop.protocol import CoroutineProtocol, FunctionProtocol
-from evloop.sockets import PEER_GONE, address_of, local_address, opens_window, peer_address, queued_input, queued_output
+from evloop.socket_queues import opens_window, queued_input, queued_output
+from evloop.sockets import PEER_GONE, address_of, local_address, peer_address
 from evloop.sockets import accept as accept_from
 
 cdef extern from "_wire.h":
@@ -655,7 +656,7 @@ cdef class Connection(Endpoint):
                 return self._read_in_place(lacking)
             lacking = self._decoder.guessed()
             if lacking:
-                return self._read_header() if AWAITED <= lacking <= BODY_SIZE else self._read_guess(lacking)
+                return self._read_header() if self._is_awaited(lacking) else self._read_guess(lacking)
         buffer = self.core._recv_memory if self.core._recv_memory is not NULL else self.core.receive_memory()
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
@@ -778,9 +779,15 @@ cdef class Connection(Endpoint):
         A UNIX socket takes the option and says so with every part; then it is as without.
         """
         cdef Py_ssize_t lacking = 0
-        if self._state == OPEN and self._decoder is not None:
+        if self._state != OPEN:
+            return 0
+        if self._decoder is not None:
             lacking = self._decoder.lacking()
-        return self._wait_for(<int>lacking if AWAITED <= lacking <= BODY_SIZE else 0)
+        return self._wait_for(<int>lacking if self._is_awaited(lacking) else 0)
+
+    cdef inline bint _is_awaited(self, Py_ssize_t lacking) noexcept:
+        # Where all memory is counted together, what comes has to be counted as it comes.
+        return AWAITED <= lacking <= BODY_SIZE and self._budget is None
 
     cdef int _wait_for(self, int size) except -1:
         if size != self._unread and \
@@ -1561,6 +1568,7 @@ cdef class Connection(Endpoint):
 
     cdef int _close(self, object reason, object exc) except -1:
         """Begin the orderly end: OPEN -> FLUSHING; from there on the output and the timers decide."""
+        cdef int awaited
         if self._state != OPEN:
             return 0
         if self._times is NULL:
@@ -1572,7 +1580,9 @@ cdef class Connection(Endpoint):
         self._timed = True
         self._last_activity = self.core.now()
         self._times.queued = -1
-        self._await_body()
+        awaited = self._unread
+        self._wait_for(0)
+        self._unread = -awaited  # so much more may be discarded: without us the kernel would not hold it
         self._arm(FLUSHING, self._last_activity + self._bounds.flush_timeout / 2, self._flush_too_slow)
         if self._receives == PULLED:
             (<Puller>self._receive).closing()
@@ -1782,7 +1792,7 @@ cdef class Connection(Endpoint):
             self._times.began = INFINITY
         if self._times.stalled_since + bounds.write_timeout / 2 <= now:
             self._ask_kernel(now)
-        if self._unread and bounds.idle_timeout and self._last_activity + bounds.idle_timeout <= now and \
+        if reading and self._unread and bounds.idle_timeout and self._last_activity + bounds.idle_timeout <= now and \
                 queued_input(self._sock):
             self._last_activity = now  # some of an awaited body has come, of which the kernel has told nobody
             self._wait_for(0)

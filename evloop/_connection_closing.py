@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from evloop._connection_shared import DISCARD_BUDGET, STATES, flush_too_slow, reason_of
 from evloop.addresses import Address
 from evloop.errors import CloseReason, FramingError, TlsError
-from evloop.sockets import PEER_GONE, WOULD_BLOCK, queued_output
+from evloop.socket_queues import queued_output
+from evloop.sockets import PEER_GONE, WOULD_BLOCK
 
 if TYPE_CHECKING:
     from evloop.limits import Limits

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evloop._connection_shared import STATES, is_timed, overdue
 from evloop.errors import CloseReason
 from evloop.limits import Limits
-from evloop.sockets import queued_output
+from evloop.socket_queues import queued_output
 
 if TYPE_CHECKING:
     from evloop.reactor import Core, TimerHandle

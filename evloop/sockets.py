@@ -16,12 +16,9 @@ import errno
 import fcntl
 import math
 import os
-import re
 import resource
 import socket
 import stat
-import sys
-import termios
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -196,38 +193,6 @@ def set_tcp_options(sock: socket.socket, limits: Limits) -> None:
     if limits.user_timeout:
         # Rounded up: 0 ms would be the kernel's own bound of about 15 minutes.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(limits.user_timeout * 1000))
-
-
-def queued_output(fd: int) -> int:
-    """Return the bytes that the kernel holds of what was written to the socket *fd* and that its peer has not taken.
-
-    TIOCOUTQ is SIOCOUTQ (tcp(7), unix(7)): for TCP what is not acknowledged, for UNIX sockets what is not read, with
-    the kernel's overhead.  0 where nobody can tell.  Any thread.
-    """
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
-
-
-def queued_input(fd: int) -> int:
-    """Return the bytes that the kernel has received on the socket *fd* and that nobody has read: FIONREAD, tcp(7).
-
-    0 where nobody can tell.  Any thread.
-    """
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
-
-
-def opens_window() -> bool:
-    """Return whether this kernel opens a TCP window as far as SO_RCVLOWAT asks to wait: Linux since 4.18.
-
-    One that does not would wait for bytes that its peer may not send.  Any thread.
-    """
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return found is not None and (int(found[1]), int(found[2])) >= (4, 18)
 
 
 # --- listening ----------------------------------------------------------------------------------------------------

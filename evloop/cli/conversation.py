@@ -24,6 +24,7 @@ import evloop
 from evloop.cli import exits
 from evloop.cli.printable import printable, quoted
 from evloop.cli.standard_streams import Input, Output
+from evloop.socket_queues import queued_input
 
 # Output to the peer above which no more input is read, and at which it is read again.  The connection's own marks are
 # switched off: above them it would not read either, and a peer that echoes more than the kernel holds would wait for us
@@ -298,7 +299,8 @@ class Conversation(evloop.Protocol):
     def _bytes_moved(self) -> int:
         assert self.conn is not None
         stats = self.conn.stats
-        return stats.bytes_received + stats.bytes_sent
+        # A large body is left in the kernel until it is whole.
+        return stats.bytes_received + queued_input(self.conn.fileno()) + stats.bytes_sent
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

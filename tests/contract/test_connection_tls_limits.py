@@ -17,7 +17,7 @@ from evloop import CloseReason
 from evloop._connection_shared import Budget
 from evloop._connection_tls import SEAL_BUDGET, TlsConnection
 from evloop._tls_stream import STEP
-from evloop.sockets import queued_output
+from evloop.socket_queues import queued_output
 
 LONG = encode(bytes(256))
 

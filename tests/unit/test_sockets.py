@@ -14,6 +14,7 @@ import pytest
 from realsockets import DEADLINE, RST_ON_CLOSE, accept, connect, listening, needs_ipv6, refusing
 
 from evloop import sockets
+from evloop.socket_queues import queued_output
 from evloop.sockets import Address, listen
 
 # --- listening on TCP ---------------------------------------------------------------------------------------------
@@ -454,14 +455,14 @@ def test_queued_output_falls_as_the_peer_takes_it(address, tmp_path):
         connect(sockets.local_address(listener)) as sock,
         accept(listener) as peer,
     ):
-        assert sockets.queued_output(sock.fileno()) == 0
+        assert queued_output(sock.fileno()) == 0
         with contextlib.suppress(BlockingIOError):
             while True:
                 sock.send(bytes(1 << 16))
-        full = sockets.queued_output(sock.fileno())
+        full = queued_output(sock.fileno())
         assert full > 0
         peer.settimeout(DEADLINE)
-        while sockets.queued_output(sock.fileno()) >= full:
+        while queued_output(sock.fileno()) >= full:
             assert peer.recv(1 << 16)
 
 
@@ -470,4 +471,4 @@ def test_queued_output_of_what_is_no_socket_is_0():
     reader, writer = os.pipe()
     os.close(reader)
     os.close(writer)
-    assert sockets.queued_output(writer) == 0
+    assert queued_output(writer) == 0
