@@ -36,7 +36,10 @@ class Outcomes:
             first = room.pending.popleft()
             assert first is entry, "a store tells in the order of the appends"
             room.commit(entry)
-            entry.settled()
+            if entry.repeats or entry.session.leaves is not None:
+                entry.settled()
+            else:  # the same without its calls, which would be a tenth of what 20,000 a second take
+                entry.session.owed -= 1
             if not room.pending and (room.private or not room.users):
                 hub.rest(room)
         if hub.degraded:

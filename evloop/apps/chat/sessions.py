@@ -110,12 +110,13 @@ class Session:
         waits: True while nothing more is answered, since a room is being loaded for the last request, or that was the
             client's last word and some of its answers are still owed.
         owed: how many of its requests wait for the store.
+        leaves: what is called when none does any more, since the client has said its last word; else None.
     """
 
     __slots__ = (
         *("hub", "state", "transport", "conn", "variant", "sid", "key", "user", "rooms", "lang", "heard", "pinged"),
         *("payload", "typed", "joins", "waits", "owed", "_decode", "_handlers", "_bad", "_bucket", "_codec"),
-        *("_holds", "_unread", "_leaves"),
+        *("_holds", "_unread", "leaves"),
     )
 
     def __init__(self, hub: Hub, transport: Transport) -> None:
@@ -140,7 +141,7 @@ class Session:
         self.joins = Bucket(limits.join_rate, limits.join_burst, now) if limits.rate else None
         self.waits = False
         self.owed = 0
-        self._leaves: Callable[[], None] | None = None
+        self.leaves: Callable[[], None] | None = None
         self._holds = 0  # how many reasons there are to read nothing
         self._unread: Iterator[bytes] = iter(())  # what the present read has beside the message that is being answered
 
@@ -213,11 +214,11 @@ class Session:
         Return False if that is so now; *then* is not called.  True: it will be, in a later turn, unless the connection
         ends before; a store that does not answer is waited for as long as a client that does not, ``dead_after``.
         """
-        if self._leaves is None and self.owed:
-            self._leaves = then
+        if self.leaves is None and self.owed:
+            self.leaves = then
             self.heard = self.hub.tick
             self.wait()
-        return self._leaves is not None
+        return self.leaves is not None
 
     def lost(self) -> None:
         """The connection has ended, by whomever and for whatever."""
@@ -268,7 +269,7 @@ class Session:
         self.state = state
         self.transport = self.conn = None
         self._handlers = {}
-        self.waits, self._leaves = False, None
+        self.waits, self.leaves = False, None
 
     def wait(self) -> None:
         """Answer nothing more until :meth:`go_on`: what comes next may build on the request that is not done yet.
@@ -289,12 +290,12 @@ class Session:
     def answered(self) -> None:
         """A request that has waited for the store is answered; the last one lets go who wants to leave."""
         self.owed -= 1
-        if not self.owed and self._leaves is not None:
+        if not self.owed and self.leaves is not None:
             self.hub.reactor.call_soon(self.let_go)  # the store's callback has others to tell, whatever this raises
 
     def let_go(self) -> None:
         """Let the client leave, answered or not.  Nothing happens if it does not want to."""
-        then, self._leaves = self._leaves, None
+        then, self.leaves = self.leaves, None
         if then is not None:
             then()
 
