@@ -137,7 +137,7 @@ cdef Py_ssize_t WRITE_SIZE = SEND_BUDGET
 cdef Py_ssize_t BODY_SIZE = SEND_BUDGET
 # A body of which this much is missing is left in the kernel until all of it has come, if one turn can have it then.
 # Smaller ones are there in one read as it is: 768 KiB on the loopback are as fast either way, and of 1 MiB the read
-# would have a part, and the next one another (bench peers --cases c4p1s1048576: 1.02 of the C server, and so 0.89).
+# would have a part, and the next one another (bench peers --cases c4p1s1m: 1.02 of the C server, and so 0.89).
 cdef Py_ssize_t AWAITED = 1000000 if opens_window() else PY_SSIZE_T_MAX
 cdef Py_ssize_t MOST_FRAMES = FRAMES_PER_TURN
 cdef Py_ssize_t MOST_DISCARDED = DISCARD_BUDGET
