@@ -102,6 +102,7 @@ cdef class Connection(Endpoint):
     cdef unsigned char _corked, _full, _write_eof
     cdef unsigned char _plain     # there is a framing, and its header is the length field alone
     cdef unsigned char _delivering  # the puller is being told, and _run_pending looks after what it leaves
+    cdef unsigned char _head      # bytes of `_header` in front of a large answer alone; 0: there is none
     cdef unsigned char _peer_is_v4  # then these two are what the address is made of, in the network's order
     cdef unsigned short _peer_port
     cdef unsigned int _peer_host
@@ -125,11 +126,12 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _next         # the first of `_pending` that is still to be delivered
     cdef object _fault
     cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
-    # output that waits: the chunks, then the tail
-    cdef bytes _shared            # all of it, if it is one thing that a group has sent, and small; else None
+    # output that waits: one thing alone; or the chunks, then the tail
+    cdef bytes _single            # all of it, if it is one thing: a large answer, or small and a group's; else None
+    cdef unsigned char[8] _header  # a large answer's, which is not in it
     cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef list _chunks             # bytes objects, or None
-    cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it
+    cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it, or of one alone
     cdef Tail* _tail              # NULL until needed
     # time
     cdef double _last_activity
@@ -152,6 +154,8 @@ cdef class Connection(Endpoint):
     cdef int _decode(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _read_in_place(self, Py_ssize_t lacking) except -1
     cdef int _read_guess(self, Py_ssize_t body) except -1
+    cdef int _guess_failed(self) except -1
+    cdef int _received_part(self, unsigned char* start, Py_ssize_t size, int error) except -1
     cdef int _read_header(self) except -1
     cdef int _await_body(self) except -1
     cdef bint _is_awaited(self, Py_ssize_t lacking) noexcept
@@ -186,9 +190,11 @@ cdef class Connection(Endpoint):
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL
     cdef Tail* _enlarge_tail(self, Py_ssize_t room) except NULL
     cdef int _spill(self) except -1
-    cdef int _unshare(self) except -1
+    cdef bint _goes_alone(self) noexcept
+    cdef bint _is_chunk(self, Py_ssize_t size) noexcept
+    cdef int _queue_single(self) except -1
     cdef bint _is_plain(self) noexcept
-    cdef int _flush_shared(self) except -1
+    cdef int _flush_single(self) except -1
     cdef int _tail_to_chunk(self) except -1
     cdef Py_ssize_t _in_tail(self) noexcept
     cdef Py_ssize_t _output(self) noexcept
@@ -200,8 +206,9 @@ cdef class Connection(Endpoint):
     cdef int _send_gathered(self) except -1
     cdef int _gathered_in_part(self, Py_ssize_t sent) except -1
     cdef int _send_waiting(self) except -1
-    cdef Py_ssize_t _send_joined(self, iovec* parts) noexcept
-    cdef int _send_shared(self) except -1
+    cdef int _send_single(self) except -1
+    cdef Py_ssize_t _send_joined(self, unsigned char* data, Py_ssize_t offset, Py_ssize_t size) noexcept
+    cdef void _drop_single(self) noexcept
     cdef int _forget_sent(self, Py_ssize_t sent) except -1
     cdef int _sent(self, Py_ssize_t size) except -1
     cdef void _drop_output(self) noexcept

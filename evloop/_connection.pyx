@@ -366,7 +366,7 @@ cdef class Connection(Endpoint):
         cdef bytes frame
         if type(payload) is not bytes or not self._plain or before is not b"" or after is not b"":
             frame = self._encode(payload, before, after)
-            if PyBytes_GET_SIZE(frame) >= REFERENCED:
+            if PyBytes_GET_SIZE(frame) >= REFERENCED or self._head:
                 self._prepare_chunks()
             if not self._may_put():
                 return 0
@@ -375,7 +375,7 @@ cdef class Connection(Endpoint):
             size = PyBytes_GET_SIZE(payload)
             if size > self._codec.limit or <int64_t>size + self._codec.delta < 0:
                 self._codec.check_payload(size)  # raises
-            if size >= REFERENCED:
+            if self._is_chunk(size):
                 self._prepare_chunks()
             if not self._may_put():
                 return 0
@@ -402,13 +402,13 @@ cdef class Connection(Endpoint):
                 total = _plain_size(self._codec, items)
         if total < 0:
             frames = b"".join(items) if self._codec is None else self._codec.encode_many(items)
-            if PyBytes_GET_SIZE(frames) >= REFERENCED:
+            if PyBytes_GET_SIZE(frames) >= REFERENCED or self._head:
                 self._prepare_chunks()
             if not self._may_put():
                 return
             self._append_chunk(frames)
         else:
-            if one_by_one:
+            if one_by_one or self._head:
                 self._prepare_chunks()
             if not self._may_put():
                 return
@@ -800,18 +800,29 @@ cdef class Connection(Endpoint):
 
         What follows it stays in the kernel for the next turn: if that is such a frame too, it needs no copy either.
         """
+        cdef unsigned char* start = self._decoder.guess()
         cdef Py_ssize_t size
-        cdef unsigned char* start
         cdef PyObject* frame
-        cdef bytes received
-        cdef int error
+        if start is NULL:
+            return self._guess_failed()
+        size = self.core.sys.recv(self._sock, start, min(self._codec.header_size + body, READ_SIZE), 0)
+        if size == self._codec.header_size + body and self._takes_one():
+            frame = self._decoder.take_guess()
+            if frame is not NULL:
+                self._received(size)
+                return self._dispatch_one(frame)
+        return self._received_part(start, size, errno)
+
+    cdef int _guess_failed(self) except -1:
         try:
-            start = self._decoder.guess()
+            _raised()
         except MemoryError as exc:
             self._fault = exc
-            return self._run_pending()
-        size = self.core.sys.recv(self._sock, start, min(self._codec.header_size + body, READ_SIZE), 0)
-        error = errno
+        return self._run_pending()
+
+    cdef int _received_part(self, unsigned char* start, Py_ssize_t size, int error) except -1:
+        """Go on behind a read into a guessed place that did not bring just the frame that was expected."""
+        cdef bytes received
         try:
             received = self._decoder.received_guess(size)
         except MemoryError as exc:
@@ -826,10 +837,6 @@ cdef class Connection(Endpoint):
         if received is not None:
             self._decode(<const unsigned char*>PyBytes_AS_STRING(received), PyBytes_GET_SIZE(received))
             return self._run_pending()
-        if self._takes_one():
-            frame = self._decoder.take_guess()
-            if frame is not NULL:
-                return self._dispatch_one(frame)
         self._decode(start, 0)  # delivers it, if it is whole
         self._await_body()
         return self._run_pending()
@@ -1104,7 +1111,7 @@ cdef class Connection(Endpoint):
     cdef int share(self, bytes data, Py_ssize_t frames) except -1:
         """Add the frames of a group, and have them flushed before the next wait; runs nobody's code."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        if size >= REFERENCED:
+        if size >= REFERENCED or self._head:
             self._prepare_chunks()
         if not self.takes_shared():
             return PASSED
@@ -1114,7 +1121,7 @@ cdef class Connection(Endpoint):
             if size:
                 memcpy(self._reserve(size), PyBytes_AS_STRING(data), size)
         elif size:
-            self._shared, self._waiting = data, size
+            self._single, self._waiting = data, size
         self._frames_sent += frames
         if self.wanted & EVENT_WRITE:
             return MIND
@@ -1145,8 +1152,19 @@ cdef class Connection(Endpoint):
         if self._chunks is None:
             chunks = []
             if self._chunks is None:
-                self._chunks, self._first, self._offset = chunks, 0, 0
+                self._chunks, self._first = chunks, 0
+        if self._head:
+            self._queue_single()
         return 0
+
+    cdef inline bint _goes_alone(self) noexcept:
+        """Tell whether a large answer would be all that waits, and have room for its header in front of itself."""
+        return not self._waiting and self.core.gather_owner is not <void*>self and \
+            <size_t>self._codec.size <= EVL_FRONT
+
+    cdef inline bint _is_chunk(self, Py_ssize_t size) noexcept:
+        """Tell whether to append a payload of *size* bytes takes the list of chunks; see _append."""
+        return self._head or (size >= REFERENCED and not self._goes_alone())
 
     cdef int _append(self, bytes payload) except -1:
         """Add the frame of a payload whose size was checked, with a header that is the length field alone."""
@@ -1155,15 +1173,17 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t head = codec.size
         cdef bint copied = size < REFERENCED
         cdef unsigned char* out
-        if not copied and self._chunks is not None and not self._output():
-            self._chunks.append(codec.large_header(size))  # with nothing before it, there is nothing to gather it with
-            self._waiting += head
-        else:
-            out = self._reserve(head + size if copied else head)
-            evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
-            if copied:
-                evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(payload), size)
-                return 0
+        if not copied and self._goes_alone():
+            # An answer alone, as most large ones are: a list of its header and itself would be 550 instructions more.
+            evl_store(self._header, codec.order, <uint64_t>(<int64_t>size + codec.delta))
+            self._single, self._head = payload, <unsigned char>head
+            self._waiting = head + size
+            return 0
+        out = self._reserve(head + size if copied else head)
+        evl_store(out, codec.order, <uint64_t>(<int64_t>size + codec.delta))
+        if copied:
+            evl_move(out + head, <const unsigned char*>PyBytes_AS_STRING(payload), size)
+            return 0
         try:
             return self._append_chunk(payload)
         except MemoryError as exc:
@@ -1179,8 +1199,8 @@ cdef class Connection(Endpoint):
             return 0
         if self.core.gather_owner is <void*>self:
             self._spill()
-        if self._shared is not None:
-            self._unshare()
+        if self._single is not None:
+            self._queue_single()
         self._tail_to_chunk()
         self._chunks.append(chunk)
         self._waiting += size
@@ -1202,8 +1222,8 @@ cdef class Connection(Endpoint):
             core.gather_owner = <void*>self
             core.gathered = size
             return out
-        if self._shared is not None:
-            self._unshare()
+        if self._single is not None:
+            self._queue_single()
         return self._reserve_tail(size)
 
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL:
@@ -1242,13 +1262,26 @@ cdef class Connection(Endpoint):
             raise
         return 0
 
-    cdef int _unshare(self) except -1:
-        """Copy what a group has sent to this connection's own tail, so that more can follow."""
-        cdef bytes data = self._shared
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        memcpy(self._reserve_tail(size), PyBytes_AS_STRING(data), size)
-        self._waiting -= size  # it has been counted
-        self._shared = None
+    cdef int _queue_single(self) except -1:
+        """Put what is left of the one thing that waits where more can follow it.
+
+        What a group has sent is copied to this connection's own tail; a large answer becomes the first chunk, for
+        which _prepare_chunks has made the list.
+        """
+        cdef bytes data = self._single
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(data) - self._offset
+        if not self._head:
+            memcpy(self._reserve_tail(left), PyBytes_AS_STRING(data) + self._offset, left)
+            self._waiting -= left  # it has been counted
+            self._offset = 0
+        else:
+            if self._offset < self._head:
+                self._chunks.append((<const char*>self._header)[:self._head])
+            else:
+                self._offset -= self._head
+            self._chunks.append(data)  # the list was empty: the first append has made room for this one
+            self._head = 0
+        self._single = None
         return 0
 
     cdef int _tail_to_chunk(self) except -1:
@@ -1291,8 +1324,8 @@ cdef class Connection(Endpoint):
     cdef int flush_output(self) except -1:
         if self._state == CLOSED or self._state == LINGERING:
             return 0
-        if self._shared is not None and self._is_plain() and not self._bounds.soft_output:
-            return self._flush_shared()
+        if self._single is not None and self._is_plain() and not self._bounds.soft_output:
+            return self._flush_single()
         self._send_some()
         return self._flushed()
 
@@ -1305,13 +1338,13 @@ cdef class Connection(Endpoint):
         return not (self._state | self._full | self._write_eof | self._scheduled) and self.wanted == EVENT_READ and \
             self._pending is None and not self._accounted and self._room_in_turn() > 0
 
-    cdef int _flush_shared(self) except -1:
-        """Do what flush_output does, behind a group: in one step where the kernel takes all that there is.
+    cdef int _flush_single(self) except -1:
+        """Do what flush_output does for one thing alone: in one step where the kernel takes all that there is.
 
         It is so with nearly all that is sent to many; no output has waited before, or EVENT_WRITE would be wanted.
         """
         cdef int64_t before = self._bytes_sent
-        self._send_shared()
+        self._send_single()
         if not self._waiting and self._broken is None:
             return 0
         if self._bounds.write_timeout:
@@ -1398,8 +1431,8 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t left = self._send_room, index = self._first, offset = self._offset, size, sent
         cdef int count = 0
         cdef PyObject* chunk
-        if self._shared is not None:
-            return self._send_shared()
+        if self._single is not None:
+            return self._send_single()
         if self._chunks is not None:
             while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
                 chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
@@ -1418,8 +1451,6 @@ cdef class Connection(Endpoint):
             count += 1
         if count == 1:
             sent = self.core.sys.send(self._sock, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
-        elif count == 2 and parts[0].iov_len <= EVL_FRONT and size <= 0 and parts[1].iov_len >= REFERENCED:
-            sent = self._send_joined(parts)
         else:
             memset(&message, 0, sizeof(message))
             message.msg_iov = parts
@@ -1431,38 +1462,41 @@ cdef class Connection(Endpoint):
         self._sent(sent)
         return self._forget_sent(sent)
 
-    cdef Py_ssize_t _send_joined(self, iovec* parts) noexcept:
-        """Send a header and the whole chunk behind it as one piece, the header where the chunk has its hash."""
-        cdef size_t head = parts[0].iov_len
-        cdef unsigned char* start = <unsigned char*>parts[1].iov_base - head
-        cdef unsigned char[8] hash
-        cdef Py_ssize_t sent
-        memcpy(hash, start, head)
-        memcpy(start, parts[0].iov_base, head)
-        sent = self.core.sys.send(self._sock, start, head + parts[1].iov_len, MSG_NOSIGNAL)
-        memcpy(start, hash, head)
-        return sent
-
-    cdef int _send_shared(self) except -1:
-        """Send what a group has sent from where it is; what the kernel leaves of it is this connection's own."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._shared), sent
-        sent = self.core.sys.send(
-            self._sock, PyBytes_AS_STRING(self._shared), min(size, self._send_room), MSG_NOSIGNAL)
+    cdef int _send_single(self) except -1:
+        """Send the one thing that waits from where it is."""
+        cdef Py_ssize_t offset = self._offset, size = min(self._waiting, <Py_ssize_t>self._send_room), sent
+        cdef unsigned char* data = <unsigned char*>PyBytes_AS_STRING(self._single)
+        if offset < self._head:
+            sent = self._send_joined(data, offset, size)
+        else:
+            sent = self.core.sys.send(self._sock, data + offset - self._head, size, MSG_NOSIGNAL)
         if sent < 0:
             return 0 if _would_block(errno) else self._write_failed(errno)
         self._sent(sent)
-        if sent == size:
-            self._shared = None
-            self._waiting = 0
-        elif sent:
-            try:
-                self._unshare()
-            except MemoryError as exc:
-                self._end(CloseReason.ERROR, exc)  # the rest of what was begun is lost, and with it the stream
-                raise
-            self._waiting -= sent
-            self._tail.start += sent
+        self._waiting -= sent
+        if self._waiting:
+            self._offset += sent
+        else:
+            self._drop_single()
         return 0
+
+    cdef Py_ssize_t _send_joined(self, unsigned char* data, Py_ssize_t offset, Py_ssize_t size) noexcept:
+        """Send the header and a bytes object's data behind it as one piece, the header where that has its hash."""
+        cdef unsigned char[8] hash
+        cdef unsigned char* front = data - EVL_FRONT
+        cdef Py_ssize_t sent
+        memcpy(hash, front, EVL_FRONT)
+        memcpy(data - self._head, self._header, self._head)
+        sent = self.core.sys.send(self._sock, data - self._head + offset, size, MSG_NOSIGNAL)
+        memcpy(front, hash, EVL_FRONT)
+        return sent
+
+    cdef void _drop_single(self) noexcept:
+        cdef PyObject* single = <PyObject*>self._single
+        self._offset = self._head = 0
+        Py_INCREF(single)
+        self._single = None
+        give_back(single)
 
     cdef int _forget_sent(self, Py_ssize_t sent) except -1:
         """Let go of what the kernel has taken."""
@@ -1505,7 +1539,8 @@ cdef class Connection(Endpoint):
             for index in range(self._first, PyList_GET_SIZE(self._chunks)):
                 give_large(self._chunks, index)
             self._chunks = None
-        self._shared = None
+        if self._single is not None:
+            self._drop_single()
         self._first = self._offset = 0
         free(self._tail)
         self._tail = NULL

@@ -26,12 +26,9 @@ cdef class Codec:
     # the layout, as Python sees it
     cdef readonly object width, byteorder, magic, counts, bias, deliver, max_frame
     cdef object _layout
-    cdef bytes _large_header      # of the last large frame: bulk traffic is frames of one size
-    cdef Py_ssize_t _large_size
 
     cdef int write_header(self, unsigned char* out, Py_ssize_t length, const unsigned char* before,
                           const unsigned char* after) noexcept
-    cdef bytes large_header(self, Py_ssize_t length)
     cdef Py_ssize_t header_length(self, Py_ssize_t length) noexcept
     cdef int check_payload(self, Py_ssize_t length) except -1
 
@@ -79,7 +76,7 @@ cdef class FrameDecoder:
     cdef unsigned char* body_tail(self, Py_ssize_t come, Py_ssize_t* room) except NULL
     cdef void received_in_place(self, Py_ssize_t size) noexcept
     cdef Py_ssize_t guessed(self) noexcept
-    cdef unsigned char* guess(self) except NULL
+    cdef unsigned char* guess(self) noexcept
     cdef bytes received_guess(self, Py_ssize_t size)
     cdef PyObject* take_guess(self) noexcept
     cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept

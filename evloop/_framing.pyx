@@ -35,6 +35,7 @@ cdef extern from "_move.h":
 
 cdef extern from "_bodies.h":
     PyObject* evl_take_body(Py_ssize_t size) except NULL
+    PyObject* _take_body "evl_take_body"(Py_ssize_t size) noexcept
     void evl_give_body(PyObject* body) noexcept
     void evl_forget_hash(PyObject* body) noexcept
     size_t EVL_FRONT
@@ -214,16 +215,6 @@ cdef class Codec:
         memcpy(out, after, self.after)
         return <int>(out - start) + self.after
 
-    cdef bytes large_header(self, Py_ssize_t length):
-        """Return the header of a payload of *length* bytes, which was checked, if it is the length field alone."""
-        cdef bytes header
-        if self._large_header is None or self._large_size != length:
-            self._large_header = None
-            header = _new_bytes(NULL, self.size)
-            evl_store(<unsigned char*>PyBytes_AS_STRING(header), self.order, <uint64_t>(<int64_t>length + self.delta))
-            self._large_header, self._large_size = header, length
-        return self._large_header
-
     cdef Py_ssize_t header_length(self, Py_ssize_t length) noexcept:
         cdef uint64_t value = <uint64_t>(<int64_t>length + self.delta)
         cdef Py_ssize_t size = self.header_size
@@ -393,10 +384,12 @@ cdef class FrameDecoder:
             return 0
         return self._expected
 
-    cdef unsigned char* guess(self) except NULL:
+    cdef unsigned char* guess(self) noexcept:
         """Return where the next frame would go, if it has the guessed size: its header is in front of the body's data,
-        until received_guess(), which has to come next."""
-        self._body = evl_take_body(self._expected)
+        until take_guess() has taken it or received_guess() been told.  NULL with MemoryError."""
+        self._body = _take_body(self._expected)
+        if self._body is NULL:
+            return NULL
         return <unsigned char*>PyBytes_AS_STRING(<object>self._body) - self._codec.header_size
 
     cdef bytes received_guess(self, Py_ssize_t size):
@@ -431,18 +424,19 @@ cdef class FrameDecoder:
         return received
 
     cdef PyObject* take_guess(self) noexcept:
-        """Return the frame that received_guess() has accounted for, the caller's reference; NULL if it is not whole."""
+        """Return the frame that was received whole at guess(), the caller's reference; NULL if it is another one."""
         cdef PyObject* frame = self._body
-        if self._filled < self._need:
+        cdef Py_ssize_t size = self._expected
+        cdef uint64_t value = evl_load(
+            <unsigned char*>PyBytes_AS_STRING(<object>frame) - self._codec.header_size, self._codec.order)
+        if value < self._fast_low or value > self._fast_high or <int64_t>value - self._codec.delta != size:
             return NULL
+        evl_forget_hash(frame)
         self._body = NULL
         self._frames += 1
-        self._payload_bytes += self._need
-        self._largest = max(self._largest, <int64_t>self._need)
-        self._position += self._header_size + self._need
-        self._state = HEADER
-        self._header_size = 0
-        self._filled = self._need = 0
+        self._payload_bytes += size
+        self._largest = max(self._largest, <int64_t>size)
+        self._position += self._codec.header_size + size
         return frame
 
     cdef PyObject* feed_one(self, const unsigned char* data, Py_ssize_t size) noexcept:

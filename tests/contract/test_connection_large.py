@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ctypes
 import random
+import sys
 import tracemalloc
 
 import pytest
+from groups import group_class
 from peers import BatchRecorder, FrameRecorder, connection_class, echo, encode, kernel, world
 
-from evloop import CloseReason
+from evloop import CloseReason, Framing
 
 USABLE = ctypes.CDLL(None).malloc_usable_size
 USABLE.restype = ctypes.c_size_t
@@ -160,6 +162,84 @@ def test_connection_many_large_answers_at_once_leave_in_order(world, count):
     peer.write(encode(b"go"))
     world.until(lambda: len(peer.received) == len(encode(*answers)))
     assert peer.received == encode(*answers)
+
+
+def send_behind(what, conn, group):
+    """Send something behind an answer that waits; return what it is on the wire."""
+    large, small = payload(20000, 8), b"small"
+    if what == "large":
+        conn.send(large)
+        return encode(large)
+    if what == "many":
+        conn.send_many([small, large, small])
+        return encode(small, large, small)
+    if what == "group":
+        group.send(small)
+        group.send(large)
+        return encode(small, large)
+    if what == "framing":
+        conn.set_framing(Framing(width=2))
+        conn.send(small)
+        return b"\x00\x05small"
+    if what == "raw":
+        conn.set_framing(None)
+        conn.send(small)
+        conn.send(large)
+        return small + large
+    conn.send(small)
+    return encode(small)
+
+
+@pytest.mark.parametrize("what", ["small", "large", "many", "group", "framing", "raw"])
+@pytest.mark.parametrize("taken", [0, 1, 3, 4, 5, 16383, 40003])
+def test_connection_large_answer_taken_in_part_is_followed_in_order(world, kernel, connection_class, taken, what):
+    """An answer alone waits as it is; what comes behind it, in any way, finds it cut anywhere."""
+    conn, peer = world.connect(FrameRecorder(), reading=True)
+    group = group_class(connection_class)()
+    group.add(conn)
+    kernel.allow_writes(conn, taken)
+    frame = payload(40000, 1)
+    conn.send(frame)
+    world.turn(3)
+    assert conn.stats.output == 40004 - taken
+    stream = encode(frame) + send_behind(what, conn, group)
+    assert conn.stats.output == len(stream) - taken
+    kernel.allow_writes(conn, None)
+    world.until(lambda: len(peer.received) == len(stream))
+    assert (peer.received, conn.stats.output, hash(frame)) == (stream, 0, hash(payload(40000, 1)))
+
+
+@pytest.mark.parametrize("allowance", [1, 3, 4, 5, 16384])
+def test_connection_large_answer_in_short_sends_arrives_whole(world, kernel, allowance):
+    """The header, too, may leave in parts."""
+    conn, peer = world.connect(FrameRecorder(), reading=True)
+    kernel.cut_writes(conn, lambda size: allowance)
+    stream = encode(payload(16384, 1), payload(16384, 2))
+    conn.send(payload(16384, 1))
+    conn.send(payload(16384, 2))
+    world.until(lambda: len(peer.received) == len(stream))
+    assert peer.received == stream
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "reset"])
+def test_connection_ended_with_a_large_answer_waiting_lets_go_of_it(world, kernel, end):
+    """Whole when it is closed, and in any case not held by what has ended."""
+    conn, peer = world.connect(rec := FrameRecorder(), reading=True)
+    kernel.allow_writes(conn, 10)
+    frame = payload(40000, 1)
+    references = sys.getrefcount(frame)
+    conn.send(frame)
+    world.turn(3)
+    if end == "reset":
+        kernel.allow_writes(conn, None)
+        peer.reset()
+    else:
+        getattr(conn, end)()
+        kernel.allow_writes(conn, None)
+    peer.write(b"", fin=True)
+    world.until(lambda: rec.lost)
+    assert sys.getrefcount(frame) == references
+    assert (peer.received == encode(frame)) == (end == "close")
 
 
 def test_connection_large_frames_of_falling_sizes_hold_no_more_than_they_say(world):

@@ -34,7 +34,7 @@ COMPILED_ONLY = {
         *("held", "unfinished"),
     },
     # The pure one writes headers with int.to_bytes; the compiled one stores into memory.
-    "Codec": {"write_header", "header_length", "large_header", "check_payload"},
+    "Codec": {"write_header", "header_length", "check_payload"},
 }
 # Final by declaration there, by a hook here.
 PURE_ONLY = {"__init_subclass__"}
