@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,17 @@ def pytest_addoption(parser):
     parser.addoption("--pure-only", action="store_true", help="test the pure-Python twins alone")
     parser.addoption("--compiled-only", action="store_true", help="test the compiled twins alone")
     parser.addoption("--no-skips", action="store_true", help="fail a test that would be skipped for want of something")
+
+
+def pytest_configure():
+    """Have signals arrive as at a terminal: ignored ones stay so in each program that a test starts.
+
+    SIGINT is ignored by what a script starts with ``&``, SIGHUP by what nohup starts; a handler ends that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)  # this run itself is to go on
 
 
 def pytest_generate_tests(metafunc):
