@@ -69,8 +69,10 @@ cdef enum:
     FIRST_RING = 64
     # A ring that a flood has made longer is given back when it is empty; up to here (64 KiB) keeping it is cheaper.
     KEPT_RING = 8192
-    # Events per epoll_wait, 12 bytes each.  A wait that fills them all doubles them.
-    FIRST_EVENTS = 512
+    # Events per epoll_wait, 12 bytes each.  The kernel looks at each socket that it reports: with few at a time that
+    # memory is still at hand when the socket is read, and timers and callbacks need not wait for thousands of events.
+    # 5,000 connections: docs/adr/0018.  Only select() asks for more; whoever calls it expects all that is ready.
+    EVENTS = 128
     # Registered fds from which on their memory is asked for ahead.  Half a megabyte of ours, several of the kernel's:
     # by the time that an fd has its turn again, the second-level cache has seen all of them.
     CROWD = 512
@@ -593,10 +595,10 @@ cdef class _Epoll:
 
     cdef int open(self) except -1:
         if self.events is NULL:
-            self.events = <epoll_event*>malloc(FIRST_EVENTS * sizeof(epoll_event))
+            self.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
             if self.events is NULL:
                 raise MemoryError
-            self._capacity = FIRST_EVENTS
+            self._capacity = EVENTS
         self.epfd = self.sys.epoll_create1(EPOLL_CLOEXEC)
         if self.epfd < 0:
             PyErr_SetFromErrno(OSError)
@@ -656,8 +658,6 @@ cdef class _Epoll:
             raise RuntimeError("another thread is waiting in this selector")
         if self._pending_count:
             self._apply()
-        if self._full:
-            self._more_events()
         if timeout == 0:
             count = self.sys.epoll_wait(self.epfd, self.events, self._capacity, 0)
             error = errno
@@ -748,11 +748,10 @@ cdef class _Epoll:
         return 0
 
     cdef int _more_events(self) noexcept:
-        cdef void* memory = realloc(self.events, 2 * self._capacity * sizeof(epoll_event))
+        cdef void* memory = realloc(self.events, self.count * sizeof(epoll_event))
         if memory is not NULL:  # else the rest comes with the next wait
             self.events = <epoll_event*>memory
-            self._capacity *= 2
-        self._full = False
+            self._capacity = <int>self.count
         return 0
 
     @cython.final
@@ -827,6 +826,8 @@ cdef class _Epoll:
             raise ValueError("timeout must be a number of seconds, not NaN")
         if timeout is not None and seconds < 0:
             seconds = 0
+        if self._capacity < self.count and not self._busy:
+            self._more_events()
         count = self.wait(seconds)
         if self.failures is not None:
             failures, self.failures = self.failures, None

@@ -8,6 +8,7 @@ import functools
 import os
 import selectors
 import socket
+from collections import Counter
 
 import pytest
 from reactor_fixtures import (
@@ -464,6 +465,23 @@ def test_many_fds_each_is_poked_once_a_turn(reactor_module, reactor):
     run_turns(reactor, 1)
     assert sorted(trace) == [(number, "readable") for number in range(100)]
     assert (reactor.stats()["events"], reactor.stats()["fds"]) == (100, 100)
+    for a, b in ends:
+        reactor.unregister(a)
+        a.close()
+        b.close()
+
+
+def test_more_ready_fds_than_a_turn_takes_have_their_turns_alike(reactor_module, reactor):
+    """A turn may take a part of a crowd; who is ready all the time must not keep the others waiting."""
+    trace, ends = [], [socket.socketpair() for _ in range(300)]
+    for number, (a, b) in enumerate(ends):
+        reactor.register(a, READ, recording_endpoint(reactor_module, trace, number, reactor=reactor))
+        b.send(b"x")
+    for turns in (3, 4, 5, 6):
+        run_turns(reactor, turns)
+        calls = Counter(number for number, _ in trace)
+        assert len(calls) == 300
+        assert max(calls.values()) - min(calls.values()) <= 1
     for a, b in ends:
         reactor.unregister(a)
         a.close()
