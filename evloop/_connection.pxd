@@ -144,6 +144,7 @@ cdef class Connection(Endpoint):
     cdef Places* _places          # NULL: in no group
     cdef object _peer             # an Address; until it is asked for None, or the Accepted that keeps it
 
+    cdef int run(self) except -1
     cdef void prefetch(self) noexcept
     cdef int _refuse_coroutines(self, object protocol) except -1
     cdef int _find_receivers_again(self) except -1

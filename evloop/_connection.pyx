@@ -67,6 +67,7 @@ cdef extern from "_move.h":
 cdef extern from "_enter.h":
     ctypedef PyObject* (*evl_entry)(PyObject* self, PyObject** args, Py_ssize_t count, PyObject* names) noexcept
     evl_entry evl_enter_at(object method, evl_entry entry) except NULL
+    int evl_call(PyObject* callback, PyObject* receiver, PyObject* argument) noexcept
 
 cdef extern from "_bodies.h":
     size_t EVL_FRONT
@@ -644,6 +645,13 @@ cdef class Connection(Endpoint):
         """Take what has arrived, at most one shared buffer, and deliver it."""
         self.readable()
 
+    cdef int run(self) except -1:
+        if self._revents != EVENT_READ or self.closed:
+            return Endpoint.run(self)
+        self.queued = False
+        self._revents = 0
+        return (<int (*)(Connection) noexcept>Connection.readable)(self)
+
     cdef int readable(self) except -1:
         cdef Py_ssize_t size, lacking
         cdef unsigned char* buffer
@@ -656,7 +664,9 @@ cdef class Connection(Endpoint):
                 return self._read_in_place(lacking)
             lacking = self._decoder.guessed()
             if lacking:
-                return self._read_header() if self._is_awaited(lacking) else self._read_guess(lacking)
+                if self._is_awaited(lacking):
+                    return self._read_header()
+                return (<int (*)(Connection, Py_ssize_t) noexcept>Connection._read_guess)(self, lacking)
         buffer = self.core._recv_memory if self.core._recv_memory is not NULL else self.core.receive_memory()
         size = self.core.sys.recv(self._sock, buffer, READ_SIZE, 0)
         if size > 0:
@@ -664,7 +674,7 @@ cdef class Connection(Endpoint):
             if self._takes_one():
                 frame = self._decoder.feed_one(buffer, size)
                 if frame is not NULL:
-                    return self._dispatch_one(frame)
+                    return (<int (*)(Connection, PyObject*) noexcept>Connection._dispatch_one)(self, frame)
             self._decode(buffer, size)
             self._await_body()
         elif size == 0:
@@ -810,7 +820,7 @@ cdef class Connection(Endpoint):
             frame = self._decoder.take_guess()
             if frame is not NULL:
                 self._received(size)
-                return self._dispatch_one(frame)
+                return (<int (*)(Connection, PyObject*) noexcept>Connection._dispatch_one)(self, frame)
         return self._received_part(start, size, errno)
 
     cdef int _guess_failed(self) except -1:
@@ -915,12 +925,12 @@ cdef class Connection(Endpoint):
         if self._receives == FUNCTION:
             receive = <PyObject*>self._receive
             Py_INCREF(receive)  # set_protocol() may let go of it meanwhile
-            result = _call(receive, <PyObject*>self, frame)
+            result = evl_call(receive, <PyObject*>self, frame)
             Py_DECREF(receive)
         else:
             result = (<int (*)(Connection, PyObject*) noexcept>_deliver_one_to)(self, frame)
         give_back(frame)
-        return self._called_back(result, outer, corked)
+        return (<int (*)(Connection, int, bint, bint) noexcept>Connection._called_back)(self, result, outer, corked)
 
     cdef inline int _called_back(self, int result, bint outer, bint corked) except -1:
         """Look after what a callback has left: an exception, if *result* is -1, and what it has sent.
@@ -931,7 +941,7 @@ cdef class Connection(Endpoint):
             return self._callback_failed(outer, corked)
         self._corked = corked
         self.core.dispatching = outer
-        return 0 if corked else self._flush_answers()
+        return 0 if corked else (<int (*)(Connection) noexcept>Connection._flush_answers)(self)
 
     cdef int _callback_failed(self, bint outer, bint corked) except -1:
         try:
@@ -967,7 +977,7 @@ cdef class Connection(Endpoint):
                 del frames[:self._next]
             left = PyList_GET_SIZE(frames)
             self._frames_received += left
-            if _call(<PyObject*>receive, first, <PyObject*>frames) < 0:
+            if evl_call(<PyObject*>receive, first, <PyObject*>frames) < 0:
                 return _raised()
             if Py_REFCNT(frames) == 1:  # nobody kept the list
                 give_items(frames)
@@ -983,7 +993,7 @@ cdef class Connection(Endpoint):
             frame = PyList_GET_ITEM(<PyObject*>frames, index)
             Py_INCREF(<PyObject*>None)
             PyList_SET_ITEM(<PyObject*>frames, index, <PyObject*>None)
-            failed = _call(<PyObject*>receive, first, frame) < 0
+            failed = evl_call(<PyObject*>receive, first, frame) < 0
             give_back(frame)
             if failed:
                 return _raised()
@@ -1432,7 +1442,7 @@ cdef class Connection(Endpoint):
         cdef int count = 0
         cdef PyObject* chunk
         if self._single is not None:
-            return self._send_single()
+            return (<int (*)(Connection) noexcept>Connection._send_single)(self)
         if self._chunks is not None:
             while count < PARTS - 1 and left > 0 and index < PyList_GET_SIZE(self._chunks):
                 chunk = PyList_GET_ITEM(<PyObject*>self._chunks, index)
@@ -1958,7 +1968,7 @@ cdef inline int _deliver_one_to(Connection connection, PyObject* frame) except -
         argument = [<object>frame]
     else:
         argument = <object>frame
-    return _raised() if _call(<PyObject*>receive, _or_null(receiver), <PyObject*>argument) < 0 else 0
+    return _raised() if evl_call(<PyObject*>receive, _or_null(receiver), <PyObject*>argument) < 0 else 0
 
 
 cdef inline PyObject* _or_null(object receiver) noexcept:
@@ -1968,31 +1978,6 @@ cdef inline PyObject* _or_null(object receiver) noexcept:
 cdef int _raised() except -1:
     """Have Cython see the exception that a C function has set."""
     return -1
-
-
-cdef inline int _call(PyObject* receive, PyObject* receiver, PyObject* argument) noexcept:
-    """Call *receive* with the argument, after the receiver if there is one; return -1 with the exception set.
-
-    Whoever calls this holds references of its own to all three.
-    """
-    cdef PyObject* parts[3]  # the first place is the callee's to use, as PY_VECTORCALL_ARGUMENTS_OFFSET says
-    cdef PyObject** first = &parts[2] if receiver is NULL else &parts[1]
-    cdef size_t count = (1 if receiver is NULL else 2) | PY_VECTORCALL_ARGUMENTS_OFFSET
-    cdef vectorcallfunc function
-    cdef PyObject* result
-    parts[1], parts[2] = receiver, argument
-    # The usual case without a call to find out what to call.
-    if PyFunction_Check(receive):
-        function = (<PyFunctionObject*>receive).vectorcall
-    else:
-        function = PyVectorcall_Function(receive)
-    # The interpreter has checked its result already, what PyObject_Vectorcall() does once more.
-    result = PyObject_Vectorcall(receive, first, count, NULL) if function is NULL else \
-        function(receive, first, count, NULL)
-    if result is NULL:
-        return -1
-    Py_DECREF(result)
-    return 0
 
 
 cdef inline bint _would_block(int number) noexcept:

@@ -30,4 +30,27 @@ static evl_entry evl_enter_at(PyObject *method, evl_entry entry) {
     return before;
 }
 
+/* Call |callback| with the argument, after the receiver if there is one; return -1 with the exception set.
+
+   Whoever calls this holds references of its own to all three.  The array is gone before this returns, so that what
+   comes last in the caller can be a jump: see "returns" below. */
+static inline int evl_call(PyObject *callback, PyObject *receiver, PyObject *argument) {
+    PyObject *result;
+    {
+        /* The first place is the callee's to use, as PY_VECTORCALL_ARGUMENTS_OFFSET says. */
+        PyObject *parts[3] = {NULL, receiver, argument};
+        PyObject **first = receiver == NULL ? &parts[2] : &parts[1];
+        size_t count = (receiver == NULL ? 1 : 2) | PY_VECTORCALL_ARGUMENTS_OFFSET;
+        /* The usual case without a call to find out what to call. */
+        vectorcallfunc function = PyFunction_Check(callback) ? ((PyFunctionObject *)callback)->vectorcall
+                                                             : PyVectorcall_Function(callback);
+        /* The interpreter has checked its result already, what PyObject_Vectorcall() does once more. */
+        result = function == NULL ? PyObject_Vectorcall(callback, first, count, NULL)
+                                  : function(callback, first, count, NULL);
+    }
+    if (result == NULL) return -1;
+    Py_DECREF(result);
+    return 0;
+}
+
 #endif

@@ -439,14 +439,11 @@ cdef class Endpoint:
         pass
 
     def _run(self):
-        self.run()
+        _run_endpoint(self)
 
     cdef int run(self) except -1:
         self.queued = False
-        # Not in a try statement, which saves the caller's exception first: 30 instructions with every event.
-        if (<int (*)(Endpoint) noexcept>_deliver)(self) < 0:
-            self._delivery_failed()
-        return 0
+        return (<int (*)(Endpoint) noexcept>_deliver)(self)
 
     cdef int _delivery_failed(self) except -1:
         try:
@@ -464,6 +461,15 @@ cdef class Endpoint:
 
     def _forked(self):
         """Called in a forked child while registered: this is a copy, whose fd may be closed and not be used."""
+
+
+cdef inline int _run_endpoint(Endpoint endpoint) except -1:
+    # Not in a try statement, which saves the caller's exception first: 30 instructions with every event.
+    return endpoint._delivery_failed() if (<int (*)(Endpoint) noexcept>_run)(endpoint) < 0 else 0
+
+
+cdef inline int _run(Endpoint endpoint) except -1:
+    return endpoint.run()
 
 
 cdef int _deliver(Endpoint endpoint) except -1:
@@ -1394,7 +1400,7 @@ cdef class Core:
             if type(entry) is Handle or type(entry) is TimerHandle:
                 (<Handle>entry).run()  # nothing, once it is cancelled
             elif isinstance(entry, Endpoint):
-                (<Endpoint>entry).run()
+                _run_endpoint(<Endpoint>entry)
             elif not entry._cancelled:
                 entry._run()
         return 0
@@ -1446,7 +1452,7 @@ cdef class Core:
                 (<Endpoint>data[fd]).prefetch()
 
     @cython.final
-    cdef int run_event(self, int index) except -1:
+    cdef inline int run_event(self, int index) except -1:
         """Run the endpoint of an event, unless the fd was given back since or it is no longer wanted."""
         cdef Endpoint endpoint
         cdef int fd, mask
@@ -1458,7 +1464,7 @@ cdef class Core:
             if mask:
                 endpoint = _endpoint(PyList_GET_ITEM(<PyObject*>self.epoll.data, fd), self.epoll.slots[fd].used)
                 endpoint._revents = endpoint._revents | mask if endpoint.queued else mask
-                endpoint.run()
+                _run_endpoint(endpoint)
         return 0
 
     cdef int append_event(self, int index) except -1:
