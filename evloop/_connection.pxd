@@ -199,7 +199,7 @@ cdef class Connection(Endpoint):
     cdef int _tail_to_chunk(self) except -1
     cdef Py_ssize_t _in_tail(self) noexcept
     cdef Py_ssize_t _output(self) noexcept
-    cdef int _flush_unless_corked(self) except -1
+    cdef int _flush_unless_corked(self, bint alone) except -1
     cdef int _flushed(self) except -1
     cdef int _flush_answers(self) except -1
     cdef int _send_some(self) except -1

@@ -364,6 +364,7 @@ cdef class Connection(Endpoint):
 
     cdef int _send(self, object payload, object before, object after) except -1:
         cdef Py_ssize_t size
+        cdef bint alone
         cdef bytes frame
         if type(payload) is not bytes or not self._plain or before is not b"" or after is not b"":
             frame = self._encode(payload, before, after)
@@ -371,6 +372,7 @@ cdef class Connection(Endpoint):
                 self._prepare_chunks()
             if not self._may_put():
                 return 0
+            alone = not self._output()
             self._append_chunk(frame)
         else:
             size = PyBytes_GET_SIZE(payload)
@@ -380,9 +382,10 @@ cdef class Connection(Endpoint):
                 self._prepare_chunks()
             if not self._may_put():
                 return 0
+            alone = not self._output()
             self._append(<bytes>payload)
         self._frames_sent += 1
-        self._flush_unless_corked()
+        self._flush_unless_corked(alone)
         if self._output() > self._alarm:
             self._output_high()
         return 0
@@ -392,7 +395,7 @@ cdef class Connection(Endpoint):
         cdef list items = payloads if type(payloads) is list else list(payloads)
         cdef bytes frames
         cdef Py_ssize_t index, total
-        cdef bint one_by_one
+        cdef bint one_by_one, alone
         total = _plain_size(self._codec, items) if self._plain else -1
         one_by_one = total > GATHER_ROOM or (total >= REFERENCED and _has_large(items))
         if (one_by_one or total < 0) and items is payloads:
@@ -407,19 +410,21 @@ cdef class Connection(Endpoint):
                 self._prepare_chunks()
             if not self._may_put():
                 return
+            alone = not self._output()
             self._append_chunk(frames)
         else:
             if one_by_one or self._head:
                 self._prepare_chunks()
             if not self._may_put():
                 return
+            alone = not self._output()
             if one_by_one:
                 for index in range(PyList_GET_SIZE(items)):
                     self._append(<bytes>PyList_GET_ITEM(<PyObject*>items, index))
             elif total:  # of no frames: nothing is reserved, neither the gather nor a tail
                 _write_frames(self._codec, items, self._reserve(total))
         self._frames_sent += PyList_GET_SIZE(items)
-        self._flush_unless_corked()
+        self._flush_unless_corked(alone)
         if self._output() > self._alarm:
             self._output_high()
 
@@ -535,7 +540,7 @@ cdef class Connection(Endpoint):
         """Close the sending side once the output is flushed; receiving goes on.  Idempotent.  Reactor thread only."""
         if self._state == OPEN and not self._write_eof:
             self._write_eof = True
-            self._flush_unless_corked()
+            self._flush_unless_corked(False)
 
     def close(self):
         """Close in good order: flush, send the end of the stream, wait briefly for the peer's.  Idempotent."""
@@ -1142,7 +1147,7 @@ cdef class Connection(Endpoint):
     def _mind_output(self):
         """Keep the bounds of the output, as :meth:`send` does behind what it adds."""
         if self._corked or self.wanted & EVENT_WRITE:
-            self._flush_unless_corked()
+            self._flush_unless_corked(False)
         if self._output() > self._alarm:
             self._output_high()
 
@@ -1309,12 +1314,19 @@ cdef class Connection(Endpoint):
         """Return the bytes that wait for the kernel to take them."""
         return self._waiting + (self.core.gathered if self.core.gather_owner is <void*>self else 0)
 
-    cdef int _flush_unless_corked(self) except -1:
-        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
+    cdef int _flush_unless_corked(self, bint alone) except -1:
+        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's.
+
+        *alone*: what waits was sent by one call.  If that answers the last frame that has arrived, probably nothing
+        follows, and it leaves when the callback returns, however large it is.  Not so with a coroutine: that may ask
+        with drain() what has left.
+        """
         if self._corked or self.wanted & EVENT_WRITE:
             # Held back, but not without a bound; and a kernel that has refused some says when there is room.
             if self._output() > self._bounds.high_water and not self._full:
-                self._send_some()
+                if not (alone and self._corked and self._receives != PULLED and (
+                        self._pending is None or self._next == len(self._pending))):
+                    self._send_some()
             return 0 if self._corked else self._account()
         if self.core.dispatching:
             return self.core.flush_later(self)
@@ -1380,6 +1392,8 @@ cdef class Connection(Endpoint):
         if self._bounds.minds_output or not self._is_plain():
             return self.flush_output()
         if self.core.gather_owner is not <void*>self:
+            if self._single is not None:
+                return (<int (*)(Connection) noexcept>Connection._flush_single)(self)
             return self.flush_output() if self._waiting else 0
         size = self.core.gathered
         sent = self.core.sys.send(self._sock, self.core.gather, size, MSG_NOSIGNAL)
@@ -1472,7 +1486,7 @@ cdef class Connection(Endpoint):
         self._sent(sent)
         return self._forget_sent(sent)
 
-    cdef int _send_single(self) except -1:
+    cdef inline int _send_single(self) except -1:
         """Send the one thing that waits from where it is."""
         cdef Py_ssize_t offset = self._offset, size = min(self._waiting, <Py_ssize_t>self._send_room), sent
         cdef unsigned char* data = <unsigned char*>PyBytes_AS_STRING(self._single)
@@ -1632,7 +1646,7 @@ cdef class Connection(Endpoint):
         if self._receives == PULLED:
             (<Puller>self._receive).closing()
         self._update_events()
-        return self._flush_unless_corked()
+        return self._flush_unless_corked(False)
 
     cdef int _linger(self) except -1:
         """Everything is written: FLUSHING -> LINGERING, unless there is nothing to wait for."""

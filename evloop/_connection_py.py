@@ -401,17 +401,24 @@ class Connection(Deadlines, Pulling, Switching, Sharing, Closing, Ends, Endpoint
             raise RuntimeError("send() after write_eof()")
         if self._state is not OPEN or self._broken is not None:
             return
+        alone = not self._out
         self._frames_sent += frames
         self._out += data
-        self._flush_unless_corked()
+        self._flush_unless_corked(alone)
         if len(self._out) > self._alarm:
             self._output_high()
 
-    def _flush_unless_corked(self) -> None:
-        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's."""
+    def _flush_unless_corked(self, alone: bool = False) -> None:
+        """Write now; or when the callback returns, if this connection's, or before the next wait, if another's.
+
+        *alone*: what waits was sent by one call.  If that answers the last frame that has arrived, probably nothing
+        follows, and it leaves when the callback returns, however large it is.  Not so with a coroutine: that may ask
+        with drain() what has left.
+        """
         if self._corked or self._events & EVENT_WRITE:
             # Held back, but not without a bound; and a kernel that has refused some says when there is room.
-            if len(self._out) > self._limits.high_water and not self._full:
+            last = alone and self._corked and self._puller is None and not self._pending
+            if len(self._out) > self._limits.high_water and not self._full and not last:
                 self._send_some()
             if not self._corked:
                 self._account()
