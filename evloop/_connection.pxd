@@ -102,10 +102,9 @@ cdef class Connection(Endpoint):
     cdef unsigned char _corked, _full, _write_eof
     cdef unsigned char _plain     # there is a framing, and its header is the length field alone
     cdef unsigned char _delivering  # the puller is being told, and _run_pending looks after what it leaves
-    cdef unsigned char _head      # bytes of `_header` in front of a large answer alone; 0: there is none
-    cdef unsigned char _peer_is_v4  # then these two are what the address is made of, in the network's order
+    cdef unsigned char _head      # bytes of the header that belongs in front of `_single`; 0: there is none
     cdef unsigned short _peer_port
-    cdef unsigned int _peer_host
+    cdef unsigned int _peer_host  # of an IPv4 peer, both in the network's order; 0 is nobody's, and not IPv4 here
     cdef int _unread              # bytes: what is waited for (SO_RCVLOWAT), or 0; once closing, what was discarded
     cdef int _pull_room           # frames that it may still take in this turn
     cdef Codec _codec             # the framing, or None
@@ -128,10 +127,10 @@ cdef class Connection(Endpoint):
     cdef Py_ssize_t _undelivered  # bytes of the frames that the last read made whole
     # output that waits: one thing alone; or the chunks, then the tail
     cdef bytes _single            # all of it, if it is one thing: a large answer, or small and a group's; else None
-    cdef unsigned char[8] _header  # a large answer's, which is not in it
     cdef Py_ssize_t _alarm        # bytes of output above which _output_high is to look
     cdef list _chunks             # bytes objects, or None
-    cdef Py_ssize_t _first, _offset  # the first chunk that is not wholly sent, and what is sent of it, or of one alone
+    cdef Py_ssize_t _first        # the first chunk that is not wholly sent; if `_head`, the memory of a header instead
+    cdef Py_ssize_t _offset       # what is sent of that chunk, or of the one thing alone with its header
     cdef Tail* _tail              # NULL until needed
     # time
     cdef double _last_activity

@@ -308,7 +308,7 @@ cdef class Connection(Endpoint):
         if type(sock) is Accepted:
             if (<Accepted>sock)._size == sizeof(sockaddr_in):
                 memcpy(&v4, (<Accepted>sock)._address, sizeof(v4))
-                self._peer_port, self._peer_host, self._peer_is_v4 = v4.sin_port, v4.sin_addr.s_addr, True
+                self._peer_port, self._peer_host = v4.sin_port, v4.sin_addr.s_addr
             elif (<Accepted>sock)._size and peer is None:
                 peer = sock  # which keeps it
         elif peer is None and not isinstance(sock, socket.socket):
@@ -587,7 +587,7 @@ cdef class Connection(Endpoint):
         if type(self._peer) is Accepted:
             self._peer = self._peer.peer
         elif self._peer is None:
-            if self._peer_is_v4:
+            if self._peer_host:
                 v4.sin_port, v4.sin_addr.s_addr = self._peer_port, self._peer_host
                 self._peer = _address_from(<unsigned char*>&v4, sizeof(v4))
             else:
@@ -1167,7 +1167,7 @@ cdef class Connection(Endpoint):
         if self._chunks is None:
             chunks = []
             if self._chunks is None:
-                self._chunks, self._first = chunks, 0
+                self._chunks = chunks
         if self._head:
             self._queue_single()
         return 0
@@ -1190,7 +1190,7 @@ cdef class Connection(Endpoint):
         cdef unsigned char* out
         if not copied and self._goes_alone():
             # An answer alone, as most large ones are: a list of its header and itself would be 550 instructions more.
-            evl_store(self._header, codec.order, <uint64_t>(<int64_t>size + codec.delta))
+            evl_store(<unsigned char*>&self._first, codec.order, <uint64_t>(<int64_t>size + codec.delta))
             self._single, self._head = payload, <unsigned char>head
             self._waiting = head + size
             return 0
@@ -1291,11 +1291,11 @@ cdef class Connection(Endpoint):
             self._offset = 0
         else:
             if self._offset < self._head:
-                self._chunks.append((<const char*>self._header)[:self._head])
+                self._chunks.append((<const char*>&self._first)[:self._head])
             else:
                 self._offset -= self._head
             self._chunks.append(data)  # the list was empty: the first append has made room for this one
-            self._head = 0
+            self._first = self._head = 0
         self._single = None
         return 0
 
@@ -1510,14 +1510,14 @@ cdef class Connection(Endpoint):
         cdef unsigned char* front = data - EVL_FRONT
         cdef Py_ssize_t sent
         memcpy(hash, front, EVL_FRONT)
-        memcpy(data - self._head, self._header, self._head)
+        memcpy(data - self._head, &self._first, self._head)
         sent = self.core.sys.send(self._sock, data - self._head + offset, size, MSG_NOSIGNAL)
         memcpy(front, hash, EVL_FRONT)
         return sent
 
     cdef void _drop_single(self) noexcept:
         cdef PyObject* single = <PyObject*>self._single
-        self._offset = self._head = 0
+        self._first = self._offset = self._head = 0
         Py_INCREF(single)
         self._single = None
         give_back(single)
@@ -1559,12 +1559,12 @@ cdef class Connection(Endpoint):
 
     cdef void _drop_output(self) noexcept:
         cdef Py_ssize_t index
+        if self._single is not None:
+            self._drop_single()
         if self._chunks is not None:
             for index in range(self._first, PyList_GET_SIZE(self._chunks)):
                 give_large(self._chunks, index)
             self._chunks = None
-        if self._single is not None:
-            self._drop_single()
         self._first = self._offset = 0
         free(self._tail)
         self._tail = NULL
@@ -1694,7 +1694,7 @@ cdef class Connection(Endpoint):
         if self._state == CLOSED:
             return 0
         # Asked for in logs, and gone with the socket.  Asking may run a collection, and that any code, abort() too.
-        if self._peer is None and not self._peer_is_v4:
+        if self._peer is None and not self._peer_host:
             self._peer = self._ask(peer_address)
         if self._state == CLOSED:
             return 0
