@@ -185,6 +185,7 @@ cdef class Connection(Endpoint):
     cdef bint _may_put(self) except -1
     cdef int _prepare_chunks(self) except -1
     cdef int _append(self, bytes payload) except -1
+    cdef int _append_all(self, list payloads) except -1
     cdef int _append_chunk(self, bytes chunk) except -1
     cdef unsigned char* _reserve(self, Py_ssize_t size) except NULL
     cdef unsigned char* _reserve_tail(self, Py_ssize_t size) except NULL

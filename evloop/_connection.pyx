@@ -366,6 +366,8 @@ cdef class Connection(Endpoint):
         cdef Py_ssize_t size
         cdef bint alone
         cdef bytes frame
+        if type(payload) is bytes and self._is_chunk(PyBytes_GET_SIZE(payload)):
+            self._prepare_chunks()  # before the framing is looked at: it may run any code, and that set another one
         if type(payload) is not bytes or not self._plain or before is not b"" or after is not b"":
             frame = self._encode(payload, before, after)
             if PyBytes_GET_SIZE(frame) >= REFERENCED or self._head:
@@ -378,8 +380,6 @@ cdef class Connection(Endpoint):
             size = PyBytes_GET_SIZE(payload)
             if size > self._codec.limit or <int64_t>size + self._codec.delta < 0:
                 self._codec.check_payload(size)  # raises
-            if self._is_chunk(size):
-                self._prepare_chunks()
             if not self._may_put():
                 return 0
             alone = not self._output()
@@ -394,16 +394,21 @@ cdef class Connection(Endpoint):
         """Send an iterable of payloads, one frame each, as :meth:`send`; one at fault and nothing was sent."""
         cdef list items = payloads if type(payloads) is list else list(payloads)
         cdef bytes frames
-        cdef Py_ssize_t index, total
+        cdef Py_ssize_t total
         cdef bint one_by_one, alone
         total = _plain_size(self._codec, items) if self._plain else -1
         one_by_one = total > GATHER_ROOM or (total >= REFERENCED and _has_large(items))
-        if (one_by_one or total < 0) and items is payloads:
-            # What allocates or encodes may run any code, and that may change the caller's list: so ours, and from here
-            # on what ours says.
-            items = list(payloads)
-            if one_by_one:
-                total = _plain_size(self._codec, items)
+        if one_by_one or total < 0 or self._head:
+            # What allocates or encodes may run any code, and that may change the caller's list, or the framing: so our
+            # list, and from here on what that says.
+            if items is payloads:
+                items = list(payloads)
+            if one_by_one or self._head:
+                self._prepare_chunks()
+            total = _plain_size(self._codec, items) if self._plain else -1
+            one_by_one = total >= REFERENCED
+            if one_by_one and self._chunks is None:  # a plain framing since a moment ago: as if it were none
+                total = -1
         if total < 0:
             frames = b"".join(items) if self._codec is None else self._codec.encode_many(items)
             if PyBytes_GET_SIZE(frames) >= REFERENCED or self._head:
@@ -413,14 +418,11 @@ cdef class Connection(Endpoint):
             alone = not self._output()
             self._append_chunk(frames)
         else:
-            if one_by_one or self._head:
-                self._prepare_chunks()
             if not self._may_put():
                 return
             alone = not self._output()
             if one_by_one:
-                for index in range(PyList_GET_SIZE(items)):
-                    self._append(<bytes>PyList_GET_ITEM(<PyObject*>items, index))
+                self._append_all(items)
             elif total:  # of no frames: nothing is reserved, neither the gather nor a tail
                 _write_frames(self._codec, items, self._reserve(total))
         self._frames_sent += PyList_GET_SIZE(items)
@@ -1179,7 +1181,7 @@ cdef class Connection(Endpoint):
 
     cdef inline bint _is_chunk(self, Py_ssize_t size) noexcept:
         """Tell whether to append a payload of *size* bytes takes the list of chunks; see _append."""
-        return self._head or (size >= REFERENCED and not self._goes_alone())
+        return self._head or (size >= REFERENCED and not (self._plain and self._goes_alone()))
 
     cdef int _append(self, bytes payload) except -1:
         """Add the frame of a payload whose size was checked, with a header that is the length field alone."""
@@ -1204,6 +1206,19 @@ cdef class Connection(Endpoint):
         except MemoryError as exc:
             self._end(CloseReason.ERROR, exc)  # its header is accepted: without it the stream is torn
             raise
+
+    cdef int _append_all(self, list payloads) except -1:
+        """Add the frames of payloads whose sizes were checked, large ones among them."""
+        cdef Py_ssize_t index = 0
+        try:
+            while index < PyList_GET_SIZE(payloads):
+                self._append(<bytes>PyList_GET_ITEM(<PyObject*>payloads, index))
+                index += 1
+        except MemoryError as exc:
+            if index:
+                self._end(CloseReason.ERROR, exc)  # some of what is whole or nothing is accepted
+            raise
+        return 0
 
     cdef int _append_chunk(self, bytes chunk) except -1:
         """Add bytes as they are: a copy if there are few, else a reference."""
@@ -1290,11 +1305,13 @@ cdef class Connection(Endpoint):
             self._waiting -= left  # it has been counted
             self._offset = 0
         else:
+            # The list was empty: its first append makes room for both, or fails before anything has changed.
             if self._offset < self._head:
                 self._chunks.append((<const char*>&self._first)[:self._head])
+                self._chunks.append(data)
             else:
+                self._chunks.append(data)
                 self._offset -= self._head
-            self._chunks.append(data)  # the list was empty: the first append has made room for this one
             self._first = self._head = 0
         self._single = None
         return 0
@@ -1363,14 +1380,15 @@ cdef class Connection(Endpoint):
     cdef int _flush_single(self) except -1:
         """Do what flush_output does for one thing alone: in one step where the kernel takes all that there is.
 
-        It is so with nearly all that is sent to many; no output has waited before, or EVENT_WRITE would be wanted.
+        It is so with nearly all that is sent to many.
         """
         cdef int64_t before = self._bytes_sent
         self._send_single()
+        # A callback that has sent more than high_water may have been left with output that waits since then.
+        if self._bounds.write_timeout and (self._waiting or self._times.stalled_since != INFINITY):
+            self._time_output(self._bytes_sent - before)
         if not self._waiting and self._broken is None:
             return 0
-        if self._bounds.write_timeout:
-            self._time_output(self._bytes_sent - before)
         self._keep_water_marks()
         return self._flushed()
 

@@ -65,12 +65,13 @@ cdef enum:
     USED = 1                      # a Slot
     USED_BY_ENDPOINT = 2          # and what its events come with is an Endpoint
 
-ctypedef struct Slot:             # what is known of an fd number; 8 bytes
+ctypedef struct Slot:             # what is known of an fd number; 12 bytes
     uint32_t generation           # counted up when the number is given back: events of before are stale
     unsigned char used            # 0: free; else USED, or USED_BY_ENDPOINT
     unsigned char wanted          # what it is watched for
     unsigned char armed           # what epoll has been told
     unsigned char dirty           # on the list of those whose two may differ
+    uint32_t round                # the last crowded round that has brought an event of it
 
 
 cdef class ReadyQueue:
@@ -128,6 +129,8 @@ cdef class _Epoll:
     cdef epoll_event* events      # what the last wait() filled
     cdef int _capacity
     cdef bint _full               # the last wait() filled all of it
+    cdef bint _crowded            # and the round that it belongs to is not over
+    cdef uint32_t _round
     cdef Slot* slots              # by fd
     cdef list data                # by fd, as long as the slots
     cdef Py_ssize_t size
@@ -149,6 +152,8 @@ cdef class _Epoll:
     cdef int _control(self, int operation, int fd, int events) noexcept
     cdef int _more_slots(self, int fd) except -1
     cdef int _more_events(self) noexcept
+    cdef int begin_round(self, int count) noexcept
+    cdef int new_in_round(self, int count) noexcept
     cdef int slot_of(self, epoll_event* event) noexcept
     cdef int find(self, object fileobj) except -2
     cdef object key_of(self, int fd)
@@ -210,6 +215,7 @@ cdef class Core:
     cdef int run_ready(self, Py_ssize_t left) except -1
     cdef int flush_dirty(self, bint whole) except -1  # whole: no matter how long it takes
     cdef double time_to_wait(self, double timeout) except? -2
+    cdef int next_events(self) except -1
     cdef int wait(self, double timeout) except -1
     cdef void look_ahead(self, int index, int count) noexcept
     cdef int run_event(self, int index) except -1

@@ -70,8 +70,8 @@ cdef enum:
     # A ring that a flood has made longer is given back when it is empty; up to here (64 KiB) keeping it is cheaper.
     KEPT_RING = 8192
     # Events per epoll_wait, 12 bytes each.  The kernel looks at each socket that it reports: with few at a time that
-    # memory is still at hand when the socket is read, and timers and callbacks need not wait for thousands of events.
-    # 5,000 connections: docs/adr/0018.  Only select() asks for more; whoever calls it expects all that is ready.
+    # memory is still at hand when the socket is read; see docs/adr/0018.  A turn asks as often as there are more.  Only
+    # select() asks for more at a time; whoever calls it expects all that is ready.
     EVENTS = 128
     # Registered fds from which on their memory is asked for ahead.  Half a megabyte of ours, several of the kernel's:
     # by the time that an fd has its turn again, the second-level cache has seen all of them.
@@ -761,6 +761,31 @@ cdef class _Epoll:
         return 0
 
     @cython.final
+    cdef int begin_round(self, int count) noexcept:
+        """Note whether what a wait has brought may be a part of what is ready; return *count*."""
+        self._crowded = self._full
+        if self._crowded:
+            self._round += 1
+            self.new_in_round(count)
+        return count
+
+    @cython.final
+    cdef int new_in_round(self, int count) noexcept:
+        """Return how many of the events are there before one of an fd that this round has brought one of already.
+
+        What is still ready when it was reported goes to the end of the kernel's list: so that the round is over then.
+        """
+        cdef int index
+        cdef uint32_t fd
+        for index in range(count):
+            fd = <uint32_t>self.events[index].data.u64
+            if fd < self.size:
+                if self.slots[fd].round == self._round:
+                    return index
+                self.slots[fd].round = self._round
+        return count
+
+    @cython.final
     cdef int slot_of(self, epoll_event* event) noexcept:
         """Return the fd that an event is for, or -1, counted, if its number was given back since."""
         cdef uint32_t fd = <uint32_t>event.data.u64
@@ -1360,12 +1385,12 @@ cdef class Core:
 
     cdef int turn(self, double timeout) except -1:
         cdef Py_ssize_t left
-        cdef int events, done = 0
+        cdef int events, total, done = 0
         cdef bint ahead
         self.check_closed()  # the turn before may have forked, and this be the child
         self.flush_dirty(False)
         self._awake = False  # before the FIFO is looked at; see call_soon_threadsafe
-        events = self.wait(self.time_to_wait(timeout))
+        total = events = self.wait(self.time_to_wait(timeout))
         self._awake = True
         try:
             PyErr_CheckSignals()  # a turn of C code alone would never look
@@ -1383,11 +1408,14 @@ cdef class Core:
                 if ahead:
                     self.look_ahead(done, events)
                 self.run_event(done - 1)
+                if done == events and self.epoll is not None and self.epoll._crowded:
+                    events = self.next_events()
+                    done, total = 0, total + events
         finally:
             while done < events and not self._closed:  # an exit ends the run: what was not run yet is for the next one
                 self.append_event(done)
                 done += 1
-        self.undisturbed = left == 0 and self.quiet == events
+        self.undisturbed = left == 0 and self.quiet == total
         self.alone = False
         self.run_ready(left)
         return 0
@@ -1414,16 +1442,33 @@ cdef class Core:
             # Python ends an interrupted wait whose time is over without a look (PEP 475); see _Epoll.wait.
             self._process_events(ready if ready or timeout <= 0 else self._any_selector.select(0.0))
             return 0
-        count = epoll.wait(timeout)
+        count = epoll.begin_round(epoll.wait(timeout))
         self._events += count
         if epoll.failures is not None:
             self._report_failures()
         # With nothing before them in the FIFO they need not go through it: each is run straight from epoll's array.
         if self.ready.count == 0:
             return count
-        for index in range(count):
-            self.append_event(index)
+        while count > 0:
+            for index in range(count):
+                self.append_event(index)
+            count = self.next_events()
         return 0
+
+    cdef int next_events(self) except -1:
+        """Take what else is ready, if the wait before has brought all that it may; return how many events that are."""
+        cdef _Epoll epoll = self.epoll
+        cdef int count, new
+        if epoll is None or not epoll._crowded:
+            return 0
+        epoll._crowded = False
+        count = epoll.wait(0)
+        new = epoll.new_in_round(count)
+        epoll._crowded = epoll._full and new == count
+        self._events += new
+        if epoll.failures is not None:
+            self._report_failures()
+        return new
 
     @cython.final
     cdef void look_ahead(self, int index, int count) noexcept:

@@ -13,6 +13,7 @@ from peers import (
     connection_class,
     echo,
     encode,
+    kernel,
     narrow_pair,
     world,
 )
@@ -400,6 +401,18 @@ def test_write_timeout_is_not_put_off_by_what_the_peer_sends(world, witness):
     assert not conn.is_closing()
     world.advance(1.001)
     assert conn.close_reason is CloseReason.WRITE_TIMEOUT
+
+
+def test_write_timeout_of_output_that_leaves_behind_its_callback_is_over(world, kernel):
+    """An answer above high_water is sent in part inside of the callback, and the rest behind it."""
+    rec = FrameRecorder(frame=lambda rec, frame: rec.conn.send(frame) if frame else None)
+    conn, peer = world.connect(rec, reading=True, write_timeout=30, idle_timeout=0)
+    parts = iter([100_000])
+    kernel.cut_writes(conn, lambda size: next(parts, size))
+    peer.write(encode(bytes(120_000), b""))
+    world.until(lambda: len(peer.received) == 120_004)
+    world.advance(60)
+    assert (conn.stats.output, conn.close_reason) == (0, None)
 
 
 def test_write_timeout_is_put_off_by_what_the_peer_takes(world, witness):

@@ -82,3 +82,60 @@ def test_connection_without_memory_in_a_read_delivers_what_it_took_or_closes(pyt
     needs_compiled(pytestconfig)
     pytest.importorskip("_testcapi")
     assert run_python(CHILD, str(Path(__file__).parents[1])) == (0, "done\n", "")
+
+
+SENDER = '''
+import sys
+sys.path.insert(0, sys.argv[1])
+import gc
+import socket
+import _testcapi
+from peers import FrameRecorder, World, encode
+from evloop._connection import Connection
+
+gc.disable()
+LARGE, SMALL = bytes(range(256)) * 800, b"small" * 20
+
+def life(sent, payloads, start):
+    """Send behind a large answer of which *sent* bytes are gone, while allocation *start* fails."""
+    world = World(Connection)
+    world.spy()
+    rec = FrameRecorder()
+    conn, peer = world.connect(rec, pair=socket.socketpair)
+    world.kernel.allow_writes(conn, sent)
+    conn.send(LARGE)
+    expected = encode(LARGE)
+    call = conn.send_many
+    _testcapi.set_nomemory(start, start + 1)
+    try:
+        call(payloads)
+    except MemoryError:
+        failed = True
+    else:
+        failed = False
+    _testcapi.remove_mem_hooks()
+    if not failed:
+        expected += encode(*payloads)
+    world.kernel.allow_writes(conn, None)
+    peer.reading = True
+    world.settle()
+    ended = conn.close_reason is not None
+    got = bytes(peer.received)
+    world.errors.clear()
+    world.close()
+    assert got == expected or (ended and expected.startswith(got)), (sent, start, failed, ended, len(got))
+    return failed
+
+for payloads in ([SMALL], [LARGE], [SMALL, LARGE, LARGE]):
+    for sent in (0, 2, 4, 100):
+        assert {life(sent, payloads, start) for start in range(25)} == {True, False}
+print("done")
+'''
+
+
+@pytest.mark.slow
+def test_connection_without_memory_in_a_send_behind_a_large_answer_keeps_the_stream_whole(pytestconfig):
+    """Refused, and nothing is sent; or the connection ends.  A torn stream would be taken for what was never sent."""
+    needs_compiled(pytestconfig)
+    pytest.importorskip("_testcapi")
+    assert run_python(SENDER, str(Path(__file__).parents[1])) == (0, "done\n", "")

@@ -14,9 +14,9 @@ import os
 import socket
 
 import pytest
-from peers import DataRecorder, FrameRecorder, Recorder, World, connection_class, encode, world
+from peers import DataRecorder, FrameRecorder, Recorder, World, connection_class, encode, kernel, world
 
-from evloop import CloseReason, Framing, Limits
+from evloop import CloseReason, FrameTooLarge, Framing, Limits
 from evloop.protocol import FunctionProtocol
 
 PLACES = 40  # more tracked objects than any of the operations makes
@@ -105,6 +105,33 @@ def test_connection_aborted_by_a_collection_while_frames_are_cut_delivers_nothin
         world.turn(2)
         assert world.errors == []
         assert (rec.frames, rec.log[-1]) == ([(b"\0\0\0\5", b"frame")] * len(rec.frames), "lost"), place
+        peer.close()
+
+
+@pytest.mark.parametrize("payloads", [[b"small"], [LARGE], [b"small", LARGE], [b"small"] * 5])
+@pytest.mark.parametrize("framing", [None, Framing(2, max_frame=100)], ids=["none", "other"])
+def test_connection_framing_set_by_a_collection_in_send_behind_a_large_answer_is_the_old_or_the_new(
+    world, kernel, framing, payloads
+):
+    """What is sent behind an answer that waits makes a list, and that may run any code, before the framing is asked."""
+    whole = b"".join(payloads) if framing is None else encode(*payloads, framing=Framing(2))
+    for place in range(1, 12):
+        conn, peer = world.connect(FrameRecorder(), reading=True)
+        world.turn()
+        kernel.allow_writes(conn, 1000)
+        conn.send(LARGE)
+        refused = False
+        with collection_after(place, lambda conn=conn: conn.set_framing(framing)):
+            try:
+                conn.send(payloads[0]) if len(payloads) == 1 else conn.send_many(payloads)
+            except FrameTooLarge:
+                refused = True
+        kernel.allow_writes(conn, None)
+        world.until(lambda conn=conn: conn.stats.output == 0)
+        world.settle()
+        sent = peer.received[len(encode(LARGE)) :]
+        assert sent in ([b""] if refused else [encode(*payloads), whole]), (place, len(sent))
+        conn.abort()
         peer.close()
 
 

@@ -8,7 +8,6 @@ import functools
 import os
 import selectors
 import socket
-from collections import Counter
 
 import pytest
 from reactor_fixtures import (
@@ -456,32 +455,23 @@ def test_call_soon_flood_does_not_starve_the_fds(reactor, pair):
     reactor.remove_reader(pair[0])
 
 
-def test_many_fds_each_is_poked_once_a_turn(reactor_module, reactor):
-    """More ready fds than one is the normal case of a server; none is left out, none comes twice."""
-    trace, ends = [], [socket.socketpair() for _ in range(100)]
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
+@pytest.mark.parametrize("before", ["nothing", "a callback"])
+def test_many_fds_each_is_poked_once_a_turn(reactor_module, reactor, count, before):
+    """More ready fds than one is the normal case of a server; none is left out, none comes twice, before any timer."""
+    trace, ends = [], [socket.socketpair() for _ in range(count)]
     for number, (a, b) in enumerate(ends):
         reactor.register(a, READ, recording_endpoint(reactor_module, trace, number, reactor=reactor))
         b.send(b"x")
-    run_turns(reactor, 1)
-    assert sorted(trace) == [(number, "readable") for number in range(100)]
-    assert (reactor.stats()["events"], reactor.stats()["fds"]) == (100, 100)
-    for a, b in ends:
-        reactor.unregister(a)
-        a.close()
-        b.close()
-
-
-def test_more_ready_fds_than_a_turn_takes_have_their_turns_alike(reactor_module, reactor):
-    """A turn may take a part of a crowd; who is ready all the time must not keep the others waiting."""
-    trace, ends = [], [socket.socketpair() for _ in range(300)]
-    for number, (a, b) in enumerate(ends):
-        reactor.register(a, READ, recording_endpoint(reactor_module, trace, number, reactor=reactor))
-        b.send(b"x")
-    for turns in (3, 4, 5, 6):
-        run_turns(reactor, turns)
-        calls = Counter(number for number, _ in trace)
-        assert len(calls) == 300
-        assert max(calls.values()) - min(calls.values()) <= 1
+    if before != "nothing":
+        reactor.call_soon(int)
+    reactor.call_later(0, trace.append, "timer")
+    for turns in (1, 2, 3):
+        run_turns(reactor, 1)
+        assert sorted(trace[:count]) == [(number, "readable") for number in range(count)]
+        assert trace[count:] == ["timer"] * (turns == 1)
+        assert (reactor.stats()["events"], reactor.stats()["fds"]) == (turns * count, count)
+        trace.clear()
     for a, b in ends:
         reactor.unregister(a)
         a.close()
