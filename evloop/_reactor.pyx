@@ -1408,7 +1408,7 @@ cdef class Core:
                 if ahead:
                     self.look_ahead(done, events)
                 self.run_event(done - 1)
-                if done == events and self.epoll is not None and self.epoll._crowded:
+                if done == events and not self._closed and self.epoll is not None and self.epoll._crowded:
                     events = self.next_events()
                     done, total = 0, total + events
         finally:

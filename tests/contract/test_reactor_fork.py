@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import weakref
 
 import pytest
@@ -151,6 +152,32 @@ def test_fork_inside_a_callback_child_returns_ends_its_run(reactor, others, stop
             child.leave(str(exc), trace)
         assert child.result() == (refusal(), [])
     assert trace == list(range(others))
+
+
+@pytest.mark.parametrize("count", [1, 128, 129])
+def test_fork_in_the_last_event_of_many_child_returns_ends_its_run(reactor, count):
+    """A reactor that has taken as many events as it takes at a time would ask for more."""
+    seen, ends = [], [socket.socketpair() for _ in range(count)]
+
+    def readable():
+        seen.append(os.getpid())
+        if len(seen) == min(count, 128):
+            child.fork()
+            reactor.stop()
+
+    with forked() as child:
+        for a, b in ends:
+            reactor.add_reader(a, readable)
+            b.send(b"x")
+        try:
+            reactor.run_forever()
+        except RuntimeError as exc:
+            child.leave(str(exc), len(seen))
+        assert child.result() == (refusal(), min(count, 128))
+    for a, b in ends:
+        reactor.remove_reader(a)
+        a.close()
+        b.close()
 
 
 def test_fork_inside_a_callback_child_closes_there_and_returns(reactor):
