@@ -131,6 +131,7 @@ cdef class _Epoll:
     cdef bint _full               # the last wait() filled all of it
     cdef bint _crowded            # and the round that it belongs to is not over
     cdef uint32_t _round
+    cdef Py_ssize_t _taken        # events of the round so far
     cdef Slot* slots              # by fd
     cdef list data                # by fd, as long as the slots
     cdef Py_ssize_t size
@@ -153,7 +154,7 @@ cdef class _Epoll:
     cdef int _more_slots(self, int fd) except -1
     cdef int _more_events(self) noexcept
     cdef int begin_round(self, int count) noexcept
-    cdef int new_in_round(self, int count) noexcept
+    cdef int go_round(self, int count) noexcept
     cdef int slot_of(self, epoll_event* event) noexcept
     cdef int find(self, object fileobj) except -2
     cdef object key_of(self, int fd)

@@ -650,6 +650,7 @@ cdef class _Epoll:
         self._control(EPOLL_CTL_DEL, fd, 0)
         self.slots[fd].used = False
         self.slots[fd].generation += 1
+        self.slots[fd].round = 0
         self.count -= 1
         self._fileobjs.pop(fd, None)
         self.data[fd] = None
@@ -762,28 +763,39 @@ cdef class _Epoll:
 
     @cython.final
     cdef int begin_round(self, int count) noexcept:
-        """Note whether what a wait has brought may be a part of what is ready; return *count*."""
+        """Begin a round with the events of a wait; return how many they are."""
         self._crowded = self._full
-        if self._crowded:
-            self._round += 1
-            self.new_in_round(count)
-        return count
+        if not self._crowded:
+            return count
+        self._round += 1
+        self._taken = 0
+        return self.go_round(count)
 
     @cython.final
-    cdef int new_in_round(self, int count) noexcept:
-        """Return how many of the events are there before one of an fd that this round has brought one of already.
+    cdef int go_round(self, int count) noexcept:
+        """Leave out the events of fds that this round has brought one of already; return how many are left.
 
-        What is still ready when it was reported goes to the end of the kernel's list: so that the round is over then.
+        What is still ready when it was reported goes to the end of the kernel's list, so that the round is over when one
+        comes again; or when as many have come as there are fds, since stale ones are not told from each other.  A
+        hang-up that is told once (see _control) is no repetition.
         """
-        cdef int index
+        cdef int index, kept = 0
+        cdef epoll_event event
         cdef uint32_t fd
+        self._taken += count
+        self._crowded = self._full and self._taken < self.count
         for index in range(count):
-            fd = <uint32_t>self.events[index].data.u64
-            if fd < self.size:
+            event = self.events[index]
+            fd = <uint32_t>event.data.u64
+            if fd < self.size and self.slots[fd].generation == event.data.u64 >> 32:
                 if self.slots[fd].round == self._round:
-                    return index
+                    self._crowded = False
+                    if self.slots[fd].wanted:
+                        continue
                 self.slots[fd].round = self._round
-        return count
+            self.events[kept] = event
+            kept += 1
+        return kept
 
     @cython.final
     cdef int slot_of(self, epoll_event* event) noexcept:
@@ -1408,7 +1420,7 @@ cdef class Core:
                 if ahead:
                     self.look_ahead(done, events)
                 self.run_event(done - 1)
-                if done == events and not self._closed and self.epoll is not None and self.epoll._crowded:
+                if done == events and self.epoll is not None and self.epoll._crowded:
                     events = self.next_events()
                     done, total = 0, total + events
         finally:
@@ -1417,6 +1429,8 @@ cdef class Core:
                 done += 1
         self.undisturbed = left == 0 and self.quiet == total
         self.alone = False
+        if self.epoll is not None and self.epoll.failures is not None:  # of changes that next_events() has told
+            self._report_failures()
         self.run_ready(left)
         return 0
 
@@ -1458,17 +1472,13 @@ cdef class Core:
     cdef int next_events(self) except -1:
         """Take what else is ready, if the wait before has brought all that it may; return how many events that are."""
         cdef _Epoll epoll = self.epoll
-        cdef int count, new
-        if epoll is None or not epoll._crowded:
+        cdef int count
+        if self._closed or epoll is None or not epoll._crowded:
             return 0
         epoll._crowded = False
-        count = epoll.wait(0)
-        new = epoll.new_in_round(count)
-        epoll._crowded = epoll._full and new == count
-        self._events += new
-        if epoll.failures is not None:
-            self._report_failures()
-        return new
+        count = epoll.go_round(epoll.wait(0))
+        self._events += count
+        return count
 
     @cython.final
     cdef void look_ahead(self, int index, int count) noexcept:

@@ -191,6 +191,32 @@ def test_selector_more_events_than_its_array_holds_come_all(compiled):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.parametrize("count", [100, 255, 300, 383])
+def test_many_fds_beside_a_duplicate_of_one_that_was_closed_first_have_their_turns(compiled, count):
+    """The kernel goes on reporting the duplicate, under a number that is another's by now: nobody may pay for it."""
+    with compiled.Reactor() as reactor:
+        old, other = socket.socketpair()
+        number = old.fileno()
+        reactor.add_reader(number, int)
+        other.send(b"x")
+        duplicate = old.dup()
+        old.close()
+        reactor.remove_reader(number)
+        ends, seen = [socket.socketpair() for _ in range(count)], set()
+        assert number in {a.fileno() for a, _ in ends}
+        for a, b in ends[1:127] + ends[:1] + ends[127:]:  # the number's next owner in the middle of the kernel's list
+            b.send(b"x")
+            reactor.add_reader(a, seen.add, a.fileno())
+        run_turns(reactor, 2)
+        assert len(seen) == count
+        for a, b in ends:
+            reactor.remove_reader(a)
+            a.close()
+            b.close()
+        for sock in (other, duplicate):
+            sock.close()
+
+
 def test_selector_modify_and_back_costs_no_system_call(compiled, pair):
     """Changes are told before the wait, once: what was taken back is not told at all."""
     with compiled.EpollSelector() as selector:
