@@ -775,8 +775,8 @@ cdef class _Epoll:
     cdef int go_round(self, int count) noexcept:
         """Leave out the events of fds that this round has brought one of already; return how many are left.
 
-        What is still ready when it was reported goes to the end of the kernel's list, so that the round is over when one
-        comes again; or when as many have come as there are fds, since stale ones are not told from each other.  A
+        What is still ready when it was reported goes to the end of the kernel's list, so that the round is over when
+        one comes again; or when as many have come as there are fds, since stale ones are not told from each other.  A
         hang-up that is told once (see _control) is no repetition.
         """
         cdef int index, kept = 0
