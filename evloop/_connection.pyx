@@ -657,6 +657,7 @@ cdef class Connection(Endpoint):
             return Endpoint.run(self)
         self.queued = False
         self._revents = 0
+        # A jump, as on the rest of a message's way, and no call whose result is looked at: see docs/adr/0019.
         return (<int (*)(Connection) noexcept>Connection.readable)(self)
 
     cdef int readable(self) except -1:

@@ -1,4 +1,4 @@
-/* Another way into a method of an extension type.
+/* Calls that come with every message: another way into a method of an extension type, and one out to Python.
 
    A method that Cython compiles is entered through code that makes of a call's arguments what the signature says: 50
    instructions for one of three arguments of which two are left out.  Where a call comes with every message, a function
@@ -33,7 +33,7 @@ static evl_entry evl_enter_at(PyObject *method, evl_entry entry) {
 /* Call |callback| with the argument, after the receiver if there is one; return -1 with the exception set.
 
    Whoever calls this holds references of its own to all three.  The array is gone before this returns, so that what
-   comes last in the caller can be a jump: see "returns" below. */
+   comes last in the caller can be a jump; see docs/adr/0019. */
 static inline int evl_call(PyObject *callback, PyObject *receiver, PyObject *argument) {
     PyObject *result;
     {
